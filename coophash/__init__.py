@@ -1,0 +1,55 @@
+"""coophash: learn short binary codes for images and image-text pairs, search billions of them exactly.
+
+The names below are loaded on first use (PEP 562): `import coophash` needs neither torch nor a GPU
+nor a compiler.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# public name -> module that defines it
+_NAMES = {
+    "pack": "coophash.codes",
+    "unpack": "coophash.codes",
+    "HammingIndex": "coophash.search",
+    "hamming_topk": "coophash.search",
+    "hamming_range": "coophash.search",
+    "hamming_distances": "coophash.search",
+    "read_faiss": "coophash.store",
+    "CoopHash": "coophash.coop",
+    "fit": "coophash.training",
+    "load": "coophash.training",
+    "langevin": "coophash.sampling",
+}
+_MODULES = ("codes", "data", "kernels", "losses", "metrics", "search")
+
+__all__ = ["__version__", *_NAMES, *_MODULES]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        value = getattr(importlib.import_module(_NAMES[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"coophash.{name}")
+    else:
+        raise AttributeError(f"module 'coophash' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:
+    from coophash import codes, data, kernels, losses, metrics, search
+    from coophash.codes import pack, unpack
+    from coophash.coop import CoopHash
+    from coophash.sampling import langevin
+    from coophash.search import HammingIndex, hamming_distances, hamming_range, hamming_topk
+    from coophash.store import read_faiss
+    from coophash.training import fit, load

@@ -1,0 +1,1 @@
+"""One-line replacements for other projects' functions."""
