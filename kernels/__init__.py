@@ -1,0 +1,35 @@
+"""Training kernels: each op with its reference, its Triton kernel and its registration.
+
+Names are loaded on first use; Triton is imported when a kernel first runs on a device.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+# public name -> module that defines it
+_NAMES = {
+    "langevin_step": "coophash.kernels.langevin",
+    "langevin_step_reference": "coophash.kernels.langevin",
+    "philox_normal": "coophash.kernels.philox",
+}
+
+__all__ = [*_NAMES]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"module 'coophash.kernels' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_NAMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:
+    from coophash.kernels.langevin import langevin_step, langevin_step_reference
+    from coophash.kernels.philox import philox_normal

@@ -1,0 +1,225 @@
+"""The Langevin chain: samples of any energy, CoopHash Eq. 6.
+
+Every step needs the energy's gradient with respect to x alone, so no weight gradient is computed
+and no graph outlives its step.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Literal, TypeAlias, overload
+
+import torch
+from torch import Tensor
+
+from coophash.kernels.langevin import langevin_step
+
+Energy: TypeAlias = Callable[..., Tensor]
+
+
+@overload
+def langevin(
+    energy: Energy,
+    x: Tensor,
+    labels: Tensor | None = None,
+    steps: int = 60,
+    step_size: float = 0.1,
+    noise: float = 1.0,
+    clamp: tuple[float, float] | None = None,
+    seed: int | Tensor = 0,
+    *,
+    grad_scale: float | Tensor | None = None,
+    noise_scale: float | Tensor | None = None,
+    first_step: int | Tensor = 0,
+    chain: int | Tensor = 0,
+    return_energies: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def langevin(
+    energy: Energy,
+    x: Tensor,
+    labels: Tensor | None = None,
+    steps: int = 60,
+    step_size: float = 0.1,
+    noise: float = 1.0,
+    clamp: tuple[float, float] | None = None,
+    seed: int | Tensor = 0,
+    *,
+    grad_scale: float | Tensor | None = None,
+    noise_scale: float | Tensor | None = None,
+    first_step: int | Tensor = 0,
+    chain: int | Tensor = 0,
+    return_energies: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+
+
+def langevin(
+    energy: Energy,
+    x: Tensor,
+    labels: Tensor | None = None,
+    steps: int = 60,
+    step_size: float = 0.1,
+    noise: float = 1.0,
+    clamp: tuple[float, float] | None = None,
+    seed: int | Tensor = 0,
+    *,
+    grad_scale: float | Tensor | None = None,
+    noise_scale: float | Tensor | None = None,
+    first_step: int | Tensor = 0,
+    chain: int | Tensor = 0,
+    return_energies: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Run a Langevin chain on an energy, from x.
+
+    Each of the steps is CoopHash Eq. 6,
+    x <- clamp(x - step_size²/2 · dE/dx + step_size · noise · N(0, I)).
+
+    Args:
+        energy: called as energy(x, labels), or energy(x) if labels is None and it takes one
+            argument; returns (B,) energies, lower is likelier, where sample i depends on x[i]
+            alone. Any callable: a function, a module in train or eval mode.
+        x: (B, …) float32, bfloat16, float16 or float64: where the chains start. Not changed.
+        labels: (B, …) conditions handed to the energy as they are, or None.
+        steps: number of steps, >= 0.
+        step_size: δ > 0.
+        noise: temperature of the noise; 1 samples from exp(-energy) as δ goes to 0, 0 descends.
+        clamp: (low, high) bounds of x after each step, e.g. (-1, 1) for images; or None.
+        seed: 64-bit integer, or a tensor of one integer. The same seed gives the same chain on
+            every device, up to rounding.
+        grad_scale: coefficient of the gradient instead of step_size²/2. Number or tensor.
+        noise_scale: coefficient of N(0, I) instead of step_size · noise. Number or tensor.
+        first_step: number of the first step in the random stream. A chain of m + n steps equals one
+            of m steps and then, from its result, one of n steps with first_step=m.
+        chain: 32-bit number of an independent stream under the same seed.
+        return_energies: whether to return the energies along the way as well.
+
+    Returns:
+        (B, …) samples, detached; with return_energies also (steps, B) float32 energies of the
+        states that the steps started from.
+
+    Raises:
+        TypeError, ValueError: an argument, or what the energy returned, is not as described.
+        FloatingPointError: the chain diverged; the message names the step.
+    """
+    _check(x, labels, steps)
+    a = _coefficient("grad_scale", grad_scale, "step_size", step_size, 0.5 * step_size * step_size)
+    b = _coefficient("noise_scale", noise_scale, "noise", noise, step_size * noise)
+    call = _bind(energy, labels)
+    energies: list[Tensor] = []
+    # A caller may be in inference mode, whose tensors autograd refuses.
+    with torch.inference_mode(False), torch.no_grad():
+        state = x.clone() if x.is_inference() or steps == 0 else x.detach()
+        for i in range(steps):
+            value, grad = _energy_and_grad(call, state)
+            energies.append(value)
+            if x.device.type == "cpu":  # elsewhere looking would wait for the device at each step
+                _check_finite(energies[-1:], i, steps, state, a)
+            state = langevin_step(
+                state,
+                grad,
+                grad_scale=a,
+                noise_scale=b,
+                seed=seed,
+                step=first_step + i,
+                chain=chain,
+                clamp=clamp,
+            )
+        _check_finite(energies, 0, steps, state, a)
+        if not return_energies:
+            return state
+        return state, torch.stack(energies) if energies else x.new_empty((0, len(x))).float()
+
+
+def _check(x: Tensor, labels: Tensor | None, steps: int) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
+    if not x.is_floating_point() or x.dim() == 0:
+        raise ValueError(
+            f"x must be floating point (B, ...), got {x.dtype} {tuple(x.shape)}: call x.float()"
+        )
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+        raise ValueError(f"steps must be an integer >= 0, got {steps!r}")
+    if isinstance(labels, Tensor) and (labels.dim() == 0 or len(labels) != len(x)):
+        raise ValueError(
+            f"labels must have one row for each of the {len(x)} samples of x, "
+            f"got {tuple(labels.shape)}"
+        )
+
+
+def _coefficient(
+    name: str, value: float | Tensor | None, source: str, given: float, derived: float
+) -> float | Tensor:
+    """The coefficient that was given by its own name, or the one derived from the step size."""
+    if value is not None:
+        return value
+    if not 0.0 <= given < math.inf or (source == "step_size" and given == 0.0):
+        raise ValueError(f"{source} must be a finite number > 0 (noise: >= 0), got {given!r}")
+    return derived
+
+
+def _bind(energy: Energy, labels: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """`energy` as a function of x alone."""
+    if not callable(energy):
+        raise TypeError(
+            f"energy must be callable as energy(x, labels), got {type(energy).__name__}"
+        )
+    if labels is not None:
+        if isinstance(labels, Tensor) and labels.is_inference():
+            with torch.inference_mode(False):
+                labels = labels.clone()
+        return lambda x: energy(x, labels)
+    target = energy.forward if isinstance(energy, torch.nn.Module) else energy
+    try:
+        inspect.signature(target).bind(None)
+    except TypeError:
+        return lambda x: energy(x, None)
+    except ValueError:  # a builtin without a signature
+        pass
+    return lambda x: energy(x)
+
+
+def _energy_and_grad(call: Callable[[Tensor], Tensor], state: Tensor) -> tuple[Tensor, Tensor]:
+    """Energies (B,) float32 and their gradient with respect to the state, of the state's shape."""
+    with torch.enable_grad():
+        leaf = state.detach().requires_grad_()
+        value = call(leaf)
+        if not isinstance(value, Tensor):
+            raise TypeError(f"energy must return a torch.Tensor, got {type(value).__name__}")
+        if value.shape != state.shape[:1]:
+            raise ValueError(
+                f"energy must return one number for each sample, ({len(state)},), got "
+                f"{tuple(value.shape)}: sum or squeeze the other dimensions"
+            )
+        if not value.requires_grad:
+            raise ValueError("energy must be differentiable in x, got a result without a gradient")
+        (grad,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
+    if grad is None:
+        raise ValueError("energy must depend on x, got a result that does not")
+    return value.detach().float(), grad
+
+
+def _check_finite(
+    energies: list[Tensor], first: int, steps: int, state: Tensor, grad_scale: float | Tensor
+) -> None:
+    """Raise if an energy, or the last state, is not finite."""
+    if state.is_cuda and torch.cuda.is_current_stream_capturing():
+        return  # a capture cannot look at values
+    flags = [torch.isfinite(value).all() for value in energies]
+    flags.append(torch.isfinite(state).all())
+    finite = torch.stack(flags).tolist()  # one wait for the device
+    if all(finite):
+        return
+    step = first + finite.index(False)
+    if step == 0:
+        raise FloatingPointError(
+            "the energy of x is not finite before the first step: look for NaN or infinity in x, "
+            "in labels and in the weights of the energy"
+        )
+    raise FloatingPointError(
+        f"the chain diverged: not finite after step {step} of {steps} with gradient coefficient "
+        f"{float(grad_scale):.3g}: lower step_size (or grad_scale), or give clamp=(-1, 1)"
+    )
