@@ -22,7 +22,7 @@ _NAMES = {
     "read_faiss": "coophash.store",
     "CoopHash": "coophash.coop",
     "fit": "coophash.training",
-    "load": "coophash.training",
+    "load": "coophash.checkpoints",
     "langevin": "coophash.sampling",
 }
 _MODULES = ("codes", "data", "kernels", "losses", "metrics", "search")
@@ -47,9 +47,10 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from coophash import codes, data, kernels, losses, metrics, search
+    from coophash.checkpoints import load
     from coophash.codes import pack, unpack
     from coophash.coop import CoopHash
     from coophash.sampling import langevin
     from coophash.search import HammingIndex, hamming_distances, hamming_range, hamming_topk
     from coophash.store import read_faiss
-    from coophash.training import fit, load
+    from coophash.training import fit

@@ -1,0 +1,481 @@
+"""CoopHash (arXiv 2210.04288v4): a contrastive pair generator and a four-headed descriptor,
+trained together by variational MCMC teaching. One cooperative step is `cooperative_step`, below.
+
+    generator    z ~ N(0, I),  x+ = g(c, z),  x- = g(c-, z)                      Eq. 1
+    chain        x~ <- x~ - delta^2/2 dE(x~, c)/dx~ + delta N(0, I), from x+     Eq. 5, 6
+    descriptor   energy loss (Eq. 4) + hash loss on (x, x+, x-) + cross-entropy
+                 + variational loss on x~
+    generator    ||x~ - g(c, z~)||^2,  z~ ~ q(z | x~) from the inference head    Eq. 2
+
+The published pages stop at Eq. 6. Whatever they leave open is an option of `CoopHashConfig` whose
+default is our reading, not the paper's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from coophash import losses
+from coophash.codes import pack
+from coophash.data import ImageSet
+from coophash.data.checks import check_images
+from coophash.networks import ConvBase, ConvGenerator
+from coophash.sampling import langevin
+
+
+@dataclass(frozen=True)
+class CoopHashConfig:
+    """Every setting of the model. Defaults are our reading where the paper is silent.
+
+    Attributes:
+        bits: K, length of the code, 1 to 4096.
+        classes: number of classes, at least 2.
+        image_shape: (C, H, W); C 1 or 3, H and W from 8 to 64.
+        cooperative: False trains the same base, hash and category heads on real images alone: the
+            baseline that the cooperative part is measured against.
+        latent_dim: d, dimension of z.
+        base_channels, features: width of the base's first convolution and of its output.
+        generator_channels: width of the generator at image size.
+        langevin_steps: T, length of the chain; 0 leaves x+ as it is.
+        langevin_step_size: delta of Eq. 6; half its square multiplies the gradient.
+        langevin_noise: multiplies delta N(0, I); 1 is Eq. 6. The default is a cold chain: the
+            energy is used at a temperature of langevin_noise^2.
+        energy_weight, energy_penalty: weight of the energy loss; and inside it, of E(x)^2 + E(x~)^2.
+        hash_weight: weight of the batch-all triplet loss on real images.
+        synthetic_weight: weight of the triplet loss that has synthetic images in it.
+        synthetic_triplets: "all" puts x, x+ and x- into one batch-all triplet loss; "pair" is the
+            bare (x, x+, x-) of the paper.
+        synthetic_from: first update at which the synthetic triplets count: earlier ones are noise.
+        pairs: "generated" (x+ and x- as the generator made them) or "revised" (x~ in place of x+).
+        margin: of the triplets, in squared distance per bit.
+        quantization_weight: weight of K mean((|h| - 1)^2) on real images.
+        category_weight, synthetic_category_weight: cross-entropy on real and on revised images.
+        variational_weight: weight of reconstruction + KL in the descriptor's loss; the generator
+            always sees the reconstruction alone, with weight 1.
+        gradient_clip: largest norm of the descriptor's gradient.
+    """
+
+    bits: int
+    classes: int
+    image_shape: tuple[int, int, int]
+    cooperative: bool = True
+    latent_dim: int = 32
+    base_channels: int = 32
+    features: int = 256
+    generator_channels: int = 16
+    langevin_steps: int = 10
+    langevin_step_size: float = 3.16
+    langevin_noise: float = 0.0032
+    energy_weight: float = 0.5
+    energy_penalty: float = 0.005
+    hash_weight: float = 1.0
+    synthetic_weight: float = 0.5
+    synthetic_triplets: str = "all"
+    synthetic_from: int = 70
+    pairs: str = "generated"
+    margin: float = 0.25
+    quantization_weight: float = 0.01
+    category_weight: float = 1.0
+    synthetic_category_weight: float = 0.3
+    variational_weight: float = 0.01
+    gradient_clip: float = 5.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image_shape", tuple(int(n) for n in self.image_shape))
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            kind = {"int": int, "float": (int, float), "bool": bool, "str": str}.get(
+                str(field.type)
+            )
+            wrong = kind is not None and not isinstance(value, kind)
+            if wrong or (isinstance(value, bool) and field.type != "bool"):
+                raise TypeError(f"{field.name} must be {field.type}, got {value!r}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{field.name} must be finite, got {value}")
+        _check_range("bits", self.bits, 1, 4096)
+        _check_range("classes", self.classes, 2, None)
+        if len(self.image_shape) != 3 or self.image_shape[0] not in (1, 3):
+            raise ValueError(f"image_shape must be (1 or 3, H, W), got {self.image_shape}")
+        for side in self.image_shape[1:]:
+            _check_range("height and width in image_shape", side, 8, 64)
+        for name in ("latent_dim", "base_channels", "features", "generator_channels"):
+            _check_range(name, getattr(self, name), 1, None)
+        for name in ("langevin_steps", "langevin_noise", "synthetic_from", "margin"):
+            _check_range(name, getattr(self, name), 0, None)
+        for name in (f.name for f in dataclasses.fields(self)):
+            if name.endswith("_weight") or name == "energy_penalty":
+                _check_range(name, getattr(self, name), 0, None)
+        for name in ("langevin_step_size", "gradient_clip"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name, choices in (("pairs", ("generated", "revised")),
+                              ("synthetic_triplets", ("all", "pair"))):  # fmt: skip
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
+
+
+class ContrastivePair(NamedTuple):
+    """Two synthetic images that differ in the class and share z (Eq. 1), for each of B queries."""
+
+    positive: Tensor  # x+ = g(c, z): (B, C, H, W)
+    negative: Tensor  # x- = g(c-, z): (B, C, H, W)
+    labels: Tensor  # c: (B,)
+    negative_labels: Tensor  # c-: (B,), c- != c
+    latent: Tensor  # z: (B, d)
+
+
+class Descriptor(nn.Module):
+    """One shared base f0 and four light heads: energy, inference, category and hash (Sec. 3.3)."""
+
+    def __init__(self, config: CoopHashConfig) -> None:
+        super().__init__()
+        self.base = ConvBase(config.image_shape, config.base_channels, config.features)
+        self.energy_head = nn.Linear(config.features, config.classes)  # one output per class
+        self.inference_head = nn.Linear(config.features, 2 * config.latent_dim)
+        self.category_head = nn.Linear(config.features, config.classes)
+        self.hash_head = nn.Linear(config.features, config.bits)
+
+    def energy(self, features: Tensor, labels: Tensor) -> Tensor:
+        """h_E(c, f0(x)): (B, features), (B,) -> (B,); lower is likelier (Eq. 3)."""
+        return self.energy_head(features).gather(1, labels[:, None])[:, 0]
+
+    def infer(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of q(z | x): (B, features) -> two of (B, d)."""
+        mean, log_std = self.inference_head(features).chunk(2, dim=1)
+        return mean, log_std
+
+
+class CoopHash(nn.Module):
+    """Supervised image hashing by cooperative learning.
+
+    Args:
+        bits, classes, image_shape, options: see `CoopHashConfig`.
+        class_names: names in the order of the labels.
+        seed: of the initial weights.
+
+    Attributes:
+        config: the settings.
+        descriptor: base and heads; retrieval uses its base and hash head alone.
+        generator: g(c, z).
+        class_names: names in the order of the labels; None when not known.
+
+    Raises:
+        TypeError, ValueError: a setting of the wrong type or out of range.
+    """
+
+    def __init__(
+        self,
+        bits: int,
+        classes: int,
+        image_shape: tuple[int, int, int],
+        class_names: tuple[str, ...] | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        known = {field.name for field in dataclasses.fields(CoopHashConfig)}
+        if unknown := sorted(set(options) - known):
+            raise TypeError(f"unknown option {unknown[0]!r}; CoopHash has {sorted(known)}")
+        super().__init__()
+        self.config = CoopHashConfig(bits, classes, image_shape, **options)
+        if class_names is not None and len(class_names) != classes:
+            raise ValueError(f"class_names must be {classes} names, got {len(class_names)}")
+        self.class_names = None if class_names is None else tuple(class_names)
+        c = self.config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.descriptor = Descriptor(c)
+            self.generator = ConvGenerator(
+                c.image_shape, c.classes, c.latent_dim, c.generator_channels
+            )
+
+    def energy(self, images: Tensor, labels: Tensor) -> Tensor:
+        """f_E(x, c): (B, C, H, W), (B,) -> (B,). Lower is likelier: p(x|c) = exp(-f_E)/Z (Eq. 3)."""
+        return self.descriptor.energy(self.descriptor.base(images), labels)
+
+    def contrastive_pair(
+        self,
+        labels: Tensor,
+        negative_labels: Tensor | None = None,
+        latent: Tensor | None = None,
+        seed: int = 0,
+    ) -> ContrastivePair:
+        """x+ = g(c, z) and x- = g(c-, z) from one z (Eq. 1), without gradient.
+
+        Args:
+            labels: c, (B,) integer classes.
+            negative_labels: c-, (B,); drawn uniformly from the other classes by default.
+            latent: z, (B, latent_dim); drawn from N(0, I) by default.
+            seed: of the draws.
+
+        Raises:
+            ValueError: labels out of range, or shapes that do not fit.
+        """
+        labels = self._check_labels("labels", labels)
+        source = random_source(labels.device, seed, 0)
+        if negative_labels is None:
+            negative_labels = other_classes(labels, self.config.classes, source)
+        negative_labels = self._check_labels("negative_labels", negative_labels, len(labels))
+        size = (len(labels), self.config.latent_dim)
+        if latent is None:
+            latent = torch.randn(size, generator=source, device=labels.device)
+        elif tuple(latent.shape) != size:
+            raise ValueError(f"latent must be {size}, got {tuple(latent.shape)}")
+        if (negative_labels == labels).any():
+            raise ValueError("negative_labels must differ from labels in every place")
+        return self._pair(labels, negative_labels, latent)
+
+    def _pair(self, labels: Tensor, negative_labels: Tensor, latent: Tensor) -> ContrastivePair:
+        with torch.no_grad():
+            both = self.generator(torch.cat([labels, negative_labels]), latent.repeat(2, 1))
+        return ContrastivePair(*both.chunk(2), labels, negative_labels, latent)
+
+    def revise(
+        self, images: Tensor, labels: Tensor, seed: int = 0, first_step: int = 0,
+        return_energies: bool = False,
+    ) -> Any:  # fmt: skip
+        """x~: the images after the model's Langevin chain under their labels (Eq. 6), detached.
+
+        Args:
+            images: (B, C, H, W) in [-1, 1]; labels: (B,).
+            seed, first_step: of the noise; `first_step` counts steps already drawn with `seed`.
+            return_energies: also return the energies before each step and after the last.
+
+        Returns:
+            (B, C, H, W), or with `return_energies` that and (langevin_steps + 1, B).
+        """
+        c = self.config
+        return langevin(
+            self.energy, images, labels, steps=c.langevin_steps, step_size=c.langevin_step_size,
+            noise=c.langevin_noise, clamp=(-1.0, 1.0), seed=seed, first_step=first_step,
+            return_energies=return_energies,
+        )  # fmt: skip
+
+    def encode(self, images: Any, batch_size: int = 512) -> Any:
+        """Packed codes: base network and hash head alone, then the signs.
+
+        Args:
+            images: an `ImageSet`; or (N, C, H, W) NumPy or torch, float in [-1, 1] or uint8.
+            batch_size: images at a time.
+
+        Returns:
+            uint8, (N, ceil(bits / 8)); torch for torch input, else NumPy.
+
+        Raises:
+            TypeError, ValueError: images of another shape, dtype or range, or with NaN.
+        """
+        outputs = self.outputs(images, batch_size)
+        return pack(outputs if isinstance(images, Tensor) else outputs.cpu().numpy())
+
+    def outputs(self, images: Any, batch_size: int = 512) -> Tensor:
+        """Real-valued hash outputs, before the sign: (N, bits) float32. Arguments as `encode`."""
+        heads = [self.descriptor.hash_head(f) for f in self._features(images, batch_size)]
+        return torch.cat(heads) if heads else torch.empty(0, self.config.bits)
+
+    def classify(self, images: Any, batch_size: int = 512) -> Tensor:
+        """Most likely class by the category head: (N,) int64. Arguments as `encode`."""
+        heads = [
+            self.descriptor.category_head(f).argmax(1) for f in self._features(images, batch_size)
+        ]
+        return torch.cat(heads) if heads else torch.empty(0, dtype=torch.int64)
+
+    @torch.no_grad()
+    def _features(self, images: Any, batch_size: int) -> Iterator[Tensor]:
+        device = next(self.parameters()).device
+        _check_range("batch_size", batch_size, 1, None)
+        for start in range(0, len(images), batch_size):
+            rows = slice(start, start + batch_size)
+            part = images.float(rows) if isinstance(images, ImageSet) else images[rows]
+            part = check_images(part, self.config.image_shape, "images")
+            yield self.descriptor.base(torch.as_tensor(part, device=device))
+
+    def _check_labels(self, name: str, labels: Tensor, count: int | None = None) -> Tensor:
+        labels = torch.as_tensor(labels)
+        if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
+            raise ValueError(
+                f"{name} must be integer classes (B,), got {labels.dtype} {tuple(labels.shape)}"
+            )
+        if count is not None and len(labels) != count:
+            raise ValueError(f"{name} must be ({count},), got {tuple(labels.shape)}")
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.config.classes:
+            raise ValueError(
+                f"{name} must be from 0 to {self.config.classes - 1}, "
+                f"got {int(labels.min())} to {int(labels.max())}"
+            )
+        return labels.to(torch.int64)
+
+    def save(self, folder: str | Path) -> None:
+        """Write `model.safetensors` and `config.json` into the folder, made if it is missing."""
+        from coophash.checkpoints import save_model
+
+        save_model(self, folder)
+
+
+class CooperativeOptimizers(NamedTuple):
+    """One optimiser per network, as in the paper's two alternating objectives."""
+
+    descriptor: torch.optim.Optimizer
+    generator: torch.optim.Optimizer
+
+
+def cooperative_step(
+    model: CoopHash,
+    images: Tensor,
+    labels: Tensor,
+    optimizers: CooperativeOptimizers,
+    seed: int,
+    update: int,
+) -> dict[str, Tensor]:
+    """One update of both networks on a mini-batch; with `cooperative=False`, of hash and category.
+
+    All randomness is a function of (seed, update), so a resumed run repeats an uninterrupted one.
+
+    Args:
+        images: (B, C, H, W) float in [-1, 1]; labels: (B,) int64; both on the model's device.
+        update: number of this update, from 0.
+
+    Returns:
+        What to watch, as 0-d tensors: the losses; mean energies of real and revised images; KL in
+        nats; how far the chain moved a pixel on average.
+    """
+    loss, watched = (_cooperative_loss if model.config.cooperative else _plain_loss)(
+        model, images, labels, seed, update
+    )
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.descriptor.parameters(), model.config.gradient_clip)
+    for optimizer in optimizers:
+        optimizer.step()
+    return watched
+
+
+def _plain_loss(
+    model: CoopHash, images: Tensor, labels: Tensor, seed: int, update: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    c, descriptor = model.config, model.descriptor
+    features = descriptor.base(images)
+    hash_loss = _real_hash_loss(c, torch.tanh(descriptor.hash_head(features)), labels)
+    category_loss = c.category_weight * F.cross_entropy(descriptor.category_head(features), labels)
+    return hash_loss + category_loss, {
+        "hash": hash_loss.detach(),
+        "category": category_loss.detach(),
+    }
+
+
+def _real_hash_loss(c: CoopHashConfig, h: Tensor, labels: Tensor) -> Tensor:
+    triplets = losses.batch_all_triplet_loss(h, labels, c.margin * c.bits)
+    return c.hash_weight * triplets + c.quantization_weight * losses.quantization_loss(h)
+
+
+def _cooperative_loss(
+    model: CoopHash, x: Tensor, labels: Tensor, seed: int, update: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    c, descriptor, batch = model.config, model.descriptor, len(x)
+    source = random_source(x.device, seed, update)
+
+    # Eq. 1, 5: the pair shares z; its first image also starts the chain.
+    latent = torch.randn(batch, c.latent_dim, generator=source, device=x.device)
+    pair = model._pair(labels, other_classes(labels, c.classes, source), latent)
+    # Eq. 6. The chain is detached: no gradient reaches the generator through it.
+    revised = model.revise(pair.positive, labels, seed, first_step=update * c.langevin_steps)
+
+    # One pass of the shared base serves every head.
+    features = descriptor.base(torch.cat([x, revised, pair.positive, pair.negative]))
+    real_f, revised_f, _, _ = features.chunk(4)
+
+    # Eq. 4: energies of observed images go down, of the chain's samples up.
+    real_energy = descriptor.energy(real_f, labels)
+    revised_energy = descriptor.energy(revised_f, labels)
+    energy_loss = losses.energy_loss(real_energy, revised_energy, c.energy_penalty)
+
+    # Eq. 2 and the variational loss share one decoding: z~ comes from the inference head, not from
+    # the z that started the chain. The generator learns from the reconstruction with weight 1, the
+    # descriptor with `variational_weight`: `_scale_gradient` keeps them apart in one backward pass.
+    mean, log_std = descriptor.infer(revised_f)
+    noise = torch.randn(mean.shape, generator=source, device=x.device)
+    inferred = _scale_gradient(mean + log_std.exp() * noise, c.variational_weight)
+    reconstruction = losses.reconstruction_loss(revised, model.generator(labels, inferred))
+    kl = losses.gaussian_kl(mean, log_std)
+
+    # Hash head: triplets of real images, and triplets that contain the synthetic pair.
+    real_h, revised_h, positive_h, negative_h = torch.tanh(descriptor.hash_head(features)).chunk(4)
+    hash_loss = _real_hash_loss(c, real_h, labels)
+    if update >= c.synthetic_from and c.synthetic_weight:
+        near = revised_h if c.pairs == "revised" else positive_h
+        if c.synthetic_triplets == "pair":
+            synthetic = losses.triplet_loss(real_h, near, negative_h, c.margin * c.bits)
+        else:
+            synthetic = losses.batch_all_triplet_loss(
+                torch.cat([real_h, near, negative_h]),
+                torch.cat([labels, labels, pair.negative_labels]),
+                c.margin * c.bits,
+            )
+        hash_loss = hash_loss + c.synthetic_weight * synthetic
+
+    category_loss = c.category_weight * F.cross_entropy(descriptor.category_head(real_f), labels)
+    if c.synthetic_category_weight:
+        category_loss = category_loss + c.synthetic_category_weight * F.cross_entropy(
+            descriptor.category_head(revised_f), labels
+        )
+
+    loss = (
+        c.energy_weight * energy_loss + hash_loss + category_loss
+        + reconstruction + c.variational_weight * kl
+    )  # fmt: skip
+    watched = {
+        "energy_real": real_energy.mean(),
+        "energy_revised": revised_energy.mean(),
+        "chain_move": (revised - pair.positive).abs().mean(),
+        "kl": kl,
+        "reconstruction": reconstruction,
+        "hash": hash_loss,
+        "category": category_loss,
+    }
+    return loss, {name: value.detach() for name, value in watched.items()}
+
+
+class _ScaleGradient(torch.autograd.Function):
+    """Identity forward; the gradient times a constant backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.scale, None
+
+
+def _scale_gradient(x: Tensor, scale: float) -> Tensor:
+    result: Tensor = _ScaleGradient.apply(x, scale)
+    return result
+
+
+def random_source(device: torch.device, seed: int, update: int) -> torch.Generator:
+    """A generator whose stream is a function of (seed, update) alone."""
+    words = np.random.SeedSequence([seed, update]).generate_state(2, np.uint32)
+    mixed = int(words[0]) | int(words[1]) << 32
+    return torch.Generator(device).manual_seed(mixed & (2**63 - 1))
+
+
+def other_classes(labels: Tensor, classes: int, source: torch.Generator) -> Tensor:
+    """c-: for each label one of the other classes, uniformly. labels: (B,) -> (B,)."""
+    shift = torch.randint(1, classes, labels.shape, generator=source, device=labels.device)
+    return (labels + shift) % classes
+
+
+def _check_range(name: str, value: float, low: float, high: float | None) -> None:
+    if value < low or (high is not None and value > high):
+        limits = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name} must be {limits}, got {value}")

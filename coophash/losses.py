@@ -1,0 +1,85 @@
+"""Losses of CoopHash as plain functions, usable in anyone's training loop.
+
+Shapes: B batch, K bits, d latent dimension, D pixels of an image. Every loss is a scalar, a mean
+over the batch, differentiable in its first argument (and in others where the text says so).
+Equation numbers are those of CoopHash (arXiv 2210.04288v4); "our reading" marks what the paper
+leaves open.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def _active_mean(hinge: Tensor) -> Tensor:
+    """Mean over the positive entries: satisfied triplets would otherwise dilute the rest."""
+    return hinge.sum() / (hinge > 0).sum().clamp_min(1)
+
+
+def triplet_loss(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Tensor:
+    """max(0, margin + ||h - h+||^2 - ||h - h-||^2), mean over the active triplets.
+
+    anchor, positive, negative: (B, K) real outputs, tanh range. margin: in squared distance; on
+    tanh outputs one differing bit costs up to 4. In CoopHash the anchor is a real image, positive
+    and negative its contrastive pair (Eq. 1); the form and the margin are our reading.
+    """
+    near = (anchor - positive).square().sum(1)
+    far = (anchor - negative).square().sum(1)
+    return _active_mean(F.relu(margin + near - far))
+
+
+def batch_all_triplet_loss(outputs: Tensor, labels: Tensor, margin: float) -> Tensor:
+    """`triplet_loss` over every (anchor, same class, other class) triple of a batch.
+
+    outputs: (B, K) real; labels: (B,) integer classes. A batch without any such triple gives 0.
+    Memory: B^3 floats (1 MiB at B = 64).
+    """
+    squared = outputs.square().sum(1)
+    distance = squared[:, None] + squared[None, :] - 2 * outputs @ outputs.T  # (B, B)
+    same = labels[:, None] == labels[None, :]
+    positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    valid = positive[:, :, None] & ~same[:, None, :]  # (anchor, positive, negative)
+    hinge = F.relu(margin + distance[:, :, None] - distance[:, None, :])
+    return _active_mean(hinge * valid)
+
+
+def quantization_loss(outputs: Tensor) -> Tensor:
+    """K * mean((|h| - 1)^2): pulls tanh outputs to the corners that their signs stand for.
+
+    outputs: (B, K) real. Our reading.
+    """
+    return outputs.shape[1] * (outputs.abs() - 1).square().mean()
+
+
+def energy_loss(real: Tensor, revised: Tensor, penalty: float = 0.0) -> Tensor:
+    """Surrogate of the negative log-likelihood: mean E(x) - mean E(x~)  (Eq. 4).
+
+    real, revised: (B,) energies of data and of Langevin samples; the samples must be detached from
+    the chain, so the gradient is that of Eq. 4 with the expectation replaced by the mean over
+    samples. penalty: weight of E(x)^2 + E(x~)^2, which keeps the free constant of the energy from
+    drifting (our reading; 0 is the paper's bare form). The value is an energy gap, not a
+    likelihood: it hovers about 0 in healthy training.
+    """
+    loss = real.mean() - revised.mean()
+    if penalty:
+        loss = loss + penalty * (real.square().mean() + revised.square().mean())
+    return loss
+
+
+def reconstruction_loss(samples: Tensor, reconstructions: Tensor) -> Tensor:
+    """||x~ - g(c, z~)||^2, summed over pixels, mean over the batch  (Eq. 2).
+
+    samples, reconstructions: (B, ...) of one shape. It teaches the generator, and through z~ the
+    inference head.
+    """
+    return (samples - reconstructions).square().flatten(1).sum(1).mean()
+
+
+def gaussian_kl(mean: Tensor, log_std: Tensor) -> Tensor:
+    """KL(N(mean, exp(log_std)^2) || N(0, I)) in nats, summed over d, mean over the batch.
+
+    mean, log_std: (B, d).
+    """
+    return 0.5 * (mean.square() + (2 * log_std).exp() - 1 - 2 * log_std).sum(1).mean()

@@ -1,0 +1,337 @@
+"""The training loop: batches, schedule, validation, checkpoints, progress."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from coophash import checkpoints
+from coophash.coop import CoopHash, CooperativeOptimizers, cooperative_step
+from coophash.data import ImageSet
+from coophash.data.checks import check_images
+from coophash.errors import require
+from coophash.history import History
+from coophash.metrics import mean_average_precision
+
+LOG_EVERY = 20  # updates that one record of the history averages over
+
+
+def fit(
+    model: CoopHash,
+    dataset: Any,
+    validation: Any = None,
+    *,
+    updates: int = 2000,
+    batch_size: int = 64,
+    seed: int = 0,
+    learning_rate: float = 3e-4,
+    generator_learning_rate: float = 1e-3,
+    schedule: str = "cosine",
+    validate_every: int = 100,
+    checkpoint_every: int = 100,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> History:
+    """Train a model in place.
+
+    Args:
+        model: a `CoopHash`, on the device to train on.
+        dataset: labelled images: an `ImageSet`, or (images, labels) with images (N, C, H, W) float
+            in [-1, 1] or uint8 and labels (N,) integer classes, NumPy or torch.
+        validation: labelled images that choose the weights to end with: the update with the best
+            mAP of these as queries against `dataset` as database. Without it the last weights stay.
+        updates: gradient steps in all, those before a resume counted in.
+        batch_size: images per update, at least 2, drawn without replacement within an epoch.
+        seed: of the batches and of every draw of the method. Equal seeds on one machine with equal
+            numbers of threads give equal weights, with or without stops in between.
+        learning_rate, generator_learning_rate: of Adam (beta1 0.5) for the two networks.
+        schedule: "cosine" decays both to 0 over `updates`; "constant" does not.
+        validate_every, checkpoint_every: in updates.
+        folder: keeps a checkpoint and, at the end, the model. None keeps nothing.
+        resume: go on from the checkpoint in `folder`, if there is one.
+        progress: show a bar with the time left.
+
+    Returns:
+        The run's `History`.
+
+    Raises:
+        ValueError: data that do not fit the model, a class with one image, or a checkpoint that
+            was made with other settings.
+        FloatingPointError: the training diverged.
+        KeyboardInterrupt: passed on after the checkpoint is written.
+    """
+    _check_settings(updates, batch_size, schedule, validate_every, checkpoint_every, resume, folder)
+    images, labels = _labelled(model, dataset, "dataset")
+    _check_classes(model, labels)
+    held_out = None if validation is None else _labelled(model, validation, "validation")
+    if isinstance(dataset, ImageSet) and model.class_names is None:
+        model.class_names = dataset.class_names
+
+    run = _Run(
+        model,
+        images,
+        labels,
+        held_out,
+        settings={
+            "model": dataclasses.asdict(model.config), "images": len(labels), "updates": updates,
+            "batch_size": min(batch_size, len(labels)), "seed": seed,
+            "learning_rate": learning_rate, "generator_learning_rate": generator_learning_rate,
+            "schedule": schedule, "validation_images": 0 if held_out is None else len(held_out[1]),
+            "validate_every": validate_every,
+        },
+        path=None if folder is None else Path(folder) / checkpoints.CHECKPOINT_FILE,
+    )  # fmt: skip
+    if resume:
+        run.resume()
+    elif run.path is not None and run.path.exists():
+        raise ValueError(
+            f"{run.path} is the checkpoint of an earlier run: resume it, or give another folder"
+        )
+    run.train(checkpoint_every, progress)
+    if folder is not None:
+        model.save(folder)
+    return run.history
+
+
+class _Run:
+    """One training run: what changes while it goes on, and how that is saved and restored."""
+
+    def __init__(
+        self,
+        model: CoopHash,
+        images: _Pixels,
+        labels: NDArray[np.int64],
+        validation: tuple[_Pixels, NDArray[np.int64]] | None,
+        settings: dict[str, Any],
+        path: Path | None,
+    ) -> None:
+        self.model, self.images, self.labels, self.validation = model, images, labels, validation
+        self.path, self.update = path, 0
+        self.history = History(settings)
+        self.device = next(model.parameters()).device
+        self.optimizers = CooperativeOptimizers(
+            torch.optim.Adam(
+                model.descriptor.parameters(), settings["learning_rate"], betas=(0.5, 0.999)
+            ),
+            torch.optim.Adam(
+                model.generator.parameters(), settings["generator_learning_rate"], betas=(0.5, 0.999)
+            ),
+        )
+        self.best_map, self.best = -math.inf, {}  # type: float, dict[str, Tensor]
+        self.sums: dict[str, Tensor] = {}
+        self.epoch, self.order = -1, np.empty(0, np.int64)
+
+    def train(self, checkpoint_every: int, progress: bool) -> None:
+        settings = self.history.settings
+        tqdm = require("tqdm", "train", "the progress bar").tqdm if progress else None
+        bar = None
+        if tqdm is not None:
+            name = "CoopHash" if self.model.config.cooperative else "plain"
+            bar = tqdm(
+                total=settings["updates"], initial=self.update, desc=f"train {name}", unit="update",
+                dynamic_ncols=True,
+            )  # fmt: skip
+        earlier, started = self.history.seconds, time.perf_counter()
+
+        def seconds() -> float:
+            return earlier + time.perf_counter() - started
+
+        self.model.train()
+        try:
+            while self.update < settings["updates"]:
+                self.one_update()
+                due = self.update == settings["updates"]
+                if due or self.update % LOG_EVERY == 0:
+                    self.record(seconds())
+                if self.validation and (due or self.update % settings["validate_every"] == 0):
+                    self.validate(seconds())
+                if bar is not None:
+                    bar.update()
+                    if self.history.validation:
+                        bar.set_postfix(mAP=f"{self.history.validation[-1][1]:.3f}", refresh=False)
+                if due or self.update % checkpoint_every == 0:
+                    self.save()
+        except KeyboardInterrupt:
+            self.save()
+            raise
+        finally:
+            if bar is not None:
+                bar.close()
+        if self.best:
+            self.model.load_state_dict(self.best)
+        self.model.eval()
+
+    def one_update(self) -> None:
+        settings = self.history.settings
+        rows = self.batch(self.update, settings["batch_size"], settings["seed"])
+        if settings["schedule"] == "cosine":
+            factor = 0.5 * (1 + math.cos(math.pi * self.update / settings["updates"]))
+            rates = (settings["learning_rate"], settings["generator_learning_rate"])
+            for optimizer, rate in zip(self.optimizers, rates, strict=True):
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * factor
+        watched = cooperative_step(
+            self.model,
+            torch.as_tensor(self.images(rows), device=self.device),
+            torch.as_tensor(self.labels[rows], device=self.device),
+            self.optimizers,
+            settings["seed"],
+            self.update,
+        )
+        # A Ctrl-C between here and the next line would count an update that was made as not made;
+        # the window is a few nanoseconds, against the tenths of a second of the step itself.
+        self.update += 1
+        for name, value in watched.items():
+            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
+
+    def batch(self, update: int, size: int, seed: int) -> NDArray[np.int64]:
+        """Rows of one batch: a function of (seed, update), so a resumed run draws the same."""
+        epoch, place = divmod(update, len(self.labels) // size)
+        if epoch != self.epoch:
+            self.order = np.random.default_rng([seed, epoch]).permutation(len(self.labels))
+            self.epoch = epoch
+        return self.order[place * size : (place + 1) * size]
+
+    def record(self, seconds: float) -> None:
+        first = int(self.history.records[-1]["update"]) if self.history.records else 0
+        count = self.update - first
+        if count <= 0:
+            return
+        means = {name: float(value) / count for name, value in self.sums.items()}
+        self.sums = {}
+        for name, value in means.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"training diverged: {name} is {value} near update {self.update}. Lower "
+                    "learning_rate, energy_weight or langevin_step_size, or raise energy_penalty"
+                )
+        self.history.records.append({"update": self.update, "seconds": round(seconds, 3), **means})
+
+    def validate(self, seconds: float) -> None:
+        if self.validation is None:
+            return
+        self.record(seconds)
+        queries, query_labels = self.validation
+        self.model.eval()
+        score = mean_average_precision(
+            self.codes(queries, len(query_labels)),
+            self.codes(self.images, len(self.labels)),
+            query_labels,
+            self.labels,
+        )
+        self.model.train()
+        self.history.records[-1]["validation_map"] = float(score)
+        if score > self.best_map:
+            self.best_map, self.history.best_update = float(score), self.update
+            self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+
+    def codes(self, pixels: _Pixels, count: int) -> NDArray[np.uint8]:
+        parts = [
+            self.model.encode(pixels(np.arange(start, min(start + 512, count))))
+            for start in range(0, count, 512)
+        ]
+        return np.concatenate(parts)
+
+    def save(self) -> None:
+        """Write the checkpoint; before the first record there is nothing worth keeping."""
+        if self.path is None:
+            return
+        extra = {f"sums/{name}": value for name, value in self.sums.items()}
+        extra |= {f"best/{name}": value for name, value in self.best.items()}
+        facts = {
+            "update": self.update,
+            "history": dataclasses.asdict(self.history),
+            "best_map": self.best_map if self.best else None,
+        }
+        checkpoints.save_training(
+            self.path, {"model": self.model}, self.optimizers._asdict(), extra, facts
+        )
+        checkpoints.save_model(self.model, self.path.parent)
+
+    def resume(self) -> None:
+        """Restore what `save` wrote, if it wrote anything."""
+        if self.path is None or not self.path.exists():
+            return
+        extra, facts = checkpoints.load_training(
+            self.path, {"model": self.model}, self.optimizers._asdict()
+        )
+        wanted, found = self.history.settings, facts["history"]["settings"]
+        found["model"]["image_shape"] = tuple(found["model"]["image_shape"])
+        for name in wanted:
+            if wanted[name] != found.get(name):
+                raise ValueError(
+                    f"{self.path} was made with {name} = {found.get(name)!r}, not "
+                    f"{wanted[name]!r}: resume with the settings it was started with"
+                )
+        self.history = History(**facts["history"])
+        self.update = facts["update"]
+        for name, value in extra.items():
+            kind, _, key = name.partition("/")
+            (self.sums if kind == "sums" else self.best)[key] = value.to(self.device)
+        self.best_map = -math.inf if facts["best_map"] is None else facts["best_map"]
+
+
+_Pixels = Callable[[NDArray[np.int64]], Any]  # rows -> (B, C, H, W) float in [-1, 1]
+
+
+def _labelled(model: CoopHash, data: Any, name: str) -> tuple[_Pixels, NDArray[np.int64]]:
+    """Labels of a data set, and a function that gives the pixels of some of its rows."""
+    if isinstance(data, ImageSet):
+        images, labels = data.images, data.labels
+    elif isinstance(data, Sequence) and len(data) == 2:
+        images, labels = data
+    else:
+        raise TypeError(
+            f"{name} must be an ImageSet or (images, labels), got {type(data).__name__}"
+        )
+    checked = model._check_labels(f"{name} labels", torch.as_tensor(labels))
+    if len(images) != len(checked):
+        raise ValueError(f"{name} has {len(images)} images but {len(checked)} labels")
+    if len(checked) < 2:
+        raise ValueError(f"{name} has {len(checked)} images; training needs at least 2")
+    # Once over everything, in blocks: a NaN in the last image must not wait for its epoch.
+    for start in range(0, len(images), 4096):
+        check_images(images[start : start + 4096], model.config.image_shape, f"{name} images")
+
+    def pixels(rows: NDArray[np.int64]) -> Any:
+        index = torch.from_numpy(rows) if isinstance(images, Tensor) else rows
+        return check_images(images[index], model.config.image_shape, f"{name} images")
+
+    return pixels, checked.cpu().numpy()
+
+
+def _check_classes(model: CoopHash, labels: NDArray[np.int64]) -> None:
+    counts = np.bincount(labels, minlength=model.config.classes)
+    for label in np.flatnonzero(counts < 2):
+        named = f" ({model.class_names[label]!r})" if model.class_names else ""
+        raise ValueError(
+            f"class {label}{named} has {counts[label]} training image"
+            f"{'s' if counts[label] != 1 else ''}; triplets need at least 2 of each class: add "
+            "images, or leave the class out"
+        )
+
+
+def _check_settings(
+    updates: int, batch_size: int, schedule: str, validate_every: int, checkpoint_every: int,
+    resume: bool, folder: str | Path | None,
+) -> None:  # fmt: skip
+    for name, value, low in (
+        ("updates", updates, 0), ("batch_size", batch_size, 2),
+        ("validate_every", validate_every, 1), ("checkpoint_every", checkpoint_every, 1),
+    ):  # fmt: skip
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
+            raise ValueError(f"{name} must be an integer of at least {low}, got {value!r}")
+    if schedule not in ("cosine", "constant"):
+        raise ValueError(f"schedule must be 'cosine' or 'constant', got {schedule!r}")
+    if resume and folder is None:
+        raise ValueError("resume needs folder: the folder that holds the checkpoint")

@@ -1,0 +1,86 @@
+"""Each loss against a slow, obvious recomputation, and its gradient where it is hand-shaped."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from coophash import losses
+
+
+def _hinges(outputs, labels, margin):
+    found = []
+    for a, p, n in itertools.product(range(len(labels)), repeat=3):
+        if a != p and labels[a] == labels[p] and labels[a] != labels[n]:
+            near = ((outputs[a] - outputs[p]) ** 2).sum()
+            far = ((outputs[a] - outputs[n]) ** 2).sum()
+            found.append(max(0.0, float(margin + near - far)))
+    return found
+
+
+@pytest.mark.parametrize("margin", [0.5, 8.0])
+@pytest.mark.parametrize("batch", [2, 7, 12])
+def test_batch_all_triplets_equal_the_triple_loop(batch, margin):
+    source = torch.Generator().manual_seed(batch)
+    outputs = torch.rand(batch, 6, generator=source, dtype=torch.float64) * 2 - 1
+    labels = torch.randint(0, 3, (batch,), generator=source)
+    active = [h for h in _hinges(outputs, labels, margin) if h > 0]
+    expected = sum(active) / max(1, len(active))
+    got = losses.batch_all_triplet_loss(outputs, labels, margin)
+    assert float(got) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_batch_all_triplets_of_one_class_are_zero_and_differentiable():
+    outputs = torch.rand(5, 4, requires_grad=True)
+    loss = losses.batch_all_triplet_loss(outputs, torch.zeros(5, dtype=torch.int64), 2.0)
+    loss.backward()
+    assert float(loss) == 0 and not outputs.grad.any()
+
+
+def test_batch_all_triplets_gradient():
+    outputs = torch.rand(6, 3, dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])
+    torch.autograd.gradcheck(lambda h: losses.batch_all_triplet_loss(h, labels, 5.0), outputs)
+
+
+def test_triplet_loss_is_the_mean_over_active_triplets():
+    anchor = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
+    positive = torch.tensor([[1.0, -1.0], [1.0, -1.0]])  # squared distances 4 and 0
+    negative = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]])  # 4 and 8
+    assert float(losses.triplet_loss(anchor, positive, negative, 2.0)) == 2.0  # second: inactive
+
+
+def test_quantization_loss_is_zero_at_the_corners_only():
+    corners = torch.tensor([[1.0, -1.0, 1.0]])
+    assert float(losses.quantization_loss(corners)) == 0
+    assert float(losses.quantization_loss(corners * 0.5)) == pytest.approx(3 * 0.25)
+
+
+def test_energy_loss_gradient_is_equation_4():
+    real = torch.tensor([1.0, 2.0], requires_grad=True)
+    revised = torch.tensor([3.0, 5.0], requires_grad=True)
+    losses.energy_loss(real, revised).backward()
+    assert real.grad.tolist() == [0.5, 0.5] and revised.grad.tolist() == [-0.5, -0.5]
+
+
+def test_energy_penalty_pulls_the_free_constant_back():
+    level = torch.tensor(3.0, requires_grad=True)
+    losses.energy_loss(level.expand(4), level.expand(4), penalty=0.1).backward()
+    assert float(level.grad) == pytest.approx(0.1 * 2 * 3.0 * 2)
+
+
+def test_reconstruction_sums_pixels_and_averages_images():
+    samples = torch.zeros(2, 1, 3, 3)
+    assert float(losses.reconstruction_loss(samples, torch.ones_like(samples))) == 9.0
+
+
+def test_gaussian_kl_against_torch_distributions():
+    mean, log_std = torch.randn(5, 7), torch.randn(5, 7) * 0.3
+    expected = torch.distributions.kl_divergence(
+        torch.distributions.Normal(mean, log_std.exp()), torch.distributions.Normal(0.0, 1.0)
+    )
+    assert float(losses.gaussian_kl(mean, log_std)) == pytest.approx(
+        float(expected.sum(1).mean()), rel=1e-5
+    )
+    assert math.isclose(float(losses.gaussian_kl(torch.zeros(2, 3), torch.zeros(2, 3))), 0.0)
