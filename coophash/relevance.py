@@ -208,6 +208,6 @@ def _check_labels(value: Any, name: str, count: int) -> NDArray[Any]:
             f"{name} must be {expected}; got {labels.shape}, which could be either: for classes "
             "call labels.reshape(-1)"
         )
-    if not np.isin(labels, (0, 1)).all():
+    if labels.dtype != np.bool_ and not ((labels == 0) | (labels == 1)).all():
         raise ValueError(f"{name} of shape {labels.shape} must hold zeros and ones only")
     return labels.astype(np.bool_)

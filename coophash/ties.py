@@ -54,11 +54,12 @@ def average_precision(
     whole = np.where(cut == total, cut, 0)
     sums = _group_sums(before, relevant_before, total, relevant, whole, order).sum(axis=1)
     hits = np.where(cut == total, relevant, 0).sum(axis=1)
-    result = np.where(found > 0, np.where(hits > 0, sums / np.maximum(hits, 1), 0.0), np.nan)
+    result = np.asarray(sums / np.maximum(hits, 1))
     for q, g in np.argwhere((cut > 0) & (cut < total) & (relevant > 0)).tolist():
         n, p, t, r, c = (int(x[q, g]) for x in (before, relevant_before, total, relevant, cut))
         result[q] = _cut_group(float(sums[q]), n, p, t, r, c, order)
-    return np.asarray(result, dtype=np.float64)
+    result[found == 0] = np.nan
+    return result
 
 
 def hits_at_k(total: Counts, relevant: Counts, k: int, order: Order) -> Floats:
@@ -70,7 +71,7 @@ def hits_at_k(total: Counts, relevant: Counts, k: int, order: Order) -> Floats:
         hits = np.maximum(0, cut - (total - relevant))
     else:
         return np.asarray((relevant * (cut / np.maximum(total, 1))).sum(axis=1), dtype=np.float64)
-    return hits.sum(axis=1).astype(np.float64)
+    return np.asarray(hits.sum(axis=1), dtype=np.float64)
 
 
 def _group_sums(n: Counts, p: Counts, t: Counts, r: Counts, c: Counts, order: Order) -> Floats:
