@@ -94,7 +94,7 @@ def _run_reference(
     return torch.empty_like(x).copy_(moved)
 
 
-def _run_reference_out(
+def run_reference_out(
     x: Tensor, grad: Tensor, noise: Tensor | None, out: Tensor, *rest: Any
 ) -> None:
     out.copy_(_run_reference(x, grad, noise, *rest))
@@ -167,7 +167,7 @@ _langevin_step = register(
 )
 _langevin_step_out = register(
     f"langevin_step_out(Tensor x, Tensor grad, Tensor? noise, Tensor(a!) out, {_OPTIONS}) -> ()",
-    reference=_run_reference_out,
+    reference=run_reference_out,
     triton="coophash.kernels.langevin_triton:langevin_step_out",
     fake=_fake_out,
 )
