@@ -60,8 +60,10 @@ class CoopHashConfig:
         margin: of the triplets, in squared distance per bit.
         quantization_weight: weight of K mean((|h| - 1)^2) on real images.
         category_weight, synthetic_category_weight: cross-entropy on real and on revised images.
-        variational_weight: weight of reconstruction + KL in the descriptor's loss; the generator
-            always sees the reconstruction alone, with weight 1.
+        variational_weight: weight of reconstruction + kl_weight KL in the descriptor's loss; the
+            generator always sees the reconstruction alone, with weight 1.
+        kl_weight: at 1 the inference head was seen to pack the class into z and the generator to
+            ignore its label; at 2 it needs the label.
         gradient_clip: largest norm of the descriptor's gradient.
     """
 
@@ -73,9 +75,9 @@ class CoopHashConfig:
     base_channels: int = 32
     features: int = 256
     generator_channels: int = 16
-    langevin_steps: int = 10
-    langevin_step_size: float = 3.16
-    langevin_noise: float = 0.0032
+    langevin_steps: int = 5
+    langevin_step_size: float = 4.5
+    langevin_noise: float = 0.0022
     energy_weight: float = 0.5
     energy_penalty: float = 0.005
     hash_weight: float = 1.0
@@ -83,11 +85,12 @@ class CoopHashConfig:
     synthetic_triplets: str = "all"
     synthetic_from: int = 70
     pairs: str = "generated"
-    margin: float = 0.25
+    margin: float = 0.5
     quantization_weight: float = 0.01
     category_weight: float = 1.0
     synthetic_category_weight: float = 0.3
     variational_weight: float = 0.01
+    kl_weight: float = 2.0
     gradient_clip: float = 5.0
 
     def __post_init__(self) -> None:
@@ -248,10 +251,10 @@ class CoopHash(nn.Module):
         Args:
             images: (B, C, H, W) in [-1, 1]; labels: (B,).
             seed, first_step: of the noise; `first_step` counts steps already drawn with `seed`.
-            return_energies: also return the energies before each step and after the last.
+            return_energies: also return the energies of the states that the steps started from.
 
         Returns:
-            (B, C, H, W), or with `return_energies` that and (langevin_steps + 1, B).
+            (B, C, H, W), or with `return_energies` that and (langevin_steps, B).
         """
         c = self.config
         return langevin(
@@ -430,7 +433,7 @@ def _cooperative_loss(
 
     loss = (
         c.energy_weight * energy_loss + hash_loss + category_loss
-        + reconstruction + c.variational_weight * kl
+        + reconstruction + c.variational_weight * c.kl_weight * kl
     )  # fmt: skip
     watched = {
         "energy_real": real_energy.mean(),

@@ -20,6 +20,7 @@ from coophash.data import ImageSet
 from coophash.data.checks import check_images
 from coophash.errors import require
 from coophash.history import History
+from coophash.interrupts import DeferredInterrupt
 from coophash.metrics import mean_average_precision
 
 LOG_EVERY = 20  # updates that one record of the history averages over
@@ -33,7 +34,7 @@ def fit(
     updates: int = 2000,
     batch_size: int = 64,
     seed: int = 0,
-    learning_rate: float = 3e-4,
+    learning_rate: float = 1e-3,
     generator_learning_rate: float = 1e-3,
     schedule: str = "cosine",
     validate_every: int = 100,
@@ -149,7 +150,8 @@ class _Run:
         self.model.train()
         try:
             while self.update < settings["updates"]:
-                self.one_update()
+                with DeferredInterrupt():
+                    self.one_update()
                 due = self.update == settings["updates"]
                 if due or self.update % LOG_EVERY == 0:
                     self.record(seconds())
@@ -188,8 +190,6 @@ class _Run:
             settings["seed"],
             self.update,
         )
-        # A Ctrl-C between here and the next line would count an update that was made as not made;
-        # the window is a few nanoseconds, against the tenths of a second of the step itself.
         self.update += 1
         for name, value in watched.items():
             self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
@@ -243,7 +243,7 @@ class _Run:
         return np.concatenate(parts)
 
     def save(self) -> None:
-        """Write the checkpoint; before the first record there is nothing worth keeping."""
+        """Write the checkpoint, and the model as it is now."""
         if self.path is None:
             return
         extra = {f"sums/{name}": value for name, value in self.sums.items()}
