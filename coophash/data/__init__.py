@@ -5,8 +5,26 @@ Nothing here downloads anything or unpickles a file.
 
 from __future__ import annotations
 
-from coophash.data.imageset import ImageSet
+from coophash.data.checks import check_images
+from coophash.data.cifar10 import read_cifar10
+from coophash.data.idx import read_idx, read_mnist
+from coophash.data.image_folder import read_image_folder
+from coophash.data.imageset import ImageSet, concatenate
 from coophash.data.mnist5k import read_mnist5k
+from coophash.data.opening import open_dataset
+from coophash.data.resize import adapt_images
 from coophash.data.split import split_indices
 
-__all__ = ["ImageSet", "read_mnist5k", "split_indices"]
+__all__ = [
+    "ImageSet",
+    "adapt_images",
+    "check_images",
+    "concatenate",
+    "open_dataset",
+    "read_cifar10",
+    "read_idx",
+    "read_image_folder",
+    "read_mnist",
+    "read_mnist5k",
+    "split_indices",
+]

@@ -23,6 +23,7 @@ class ImageSet:
         paths: where each image came from, one per image, where the reader knows.
         ids: int64, (N,): the number of each image in the set that it was first read as, 0 to N - 1
             by default. Kept by `subset`, so a neighbour found in a subset can be traced back.
+        skipped: files that the reader was allowed to leave out, each with the reason.
 
     Raises:
         TypeError, ValueError: a field has the wrong type, shape or range.
@@ -34,6 +35,7 @@ class ImageSet:
     name: str = "images"
     paths: tuple[str, ...] | None = None
     ids: NDArray[np.int64] = None  # type: ignore[assignment]  # counted by __post_init__
+    skipped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -152,3 +154,39 @@ def _describe(value: object) -> str:
     if isinstance(value, np.ndarray):
         return f"{value.dtype} {value.shape}"
     return type(value).__name__
+
+
+def concatenate(sets: Sequence[ImageSet], name: str) -> ImageSet:
+    """The images of several sets one after the other, numbered anew from 0.
+
+    Raises:
+        ValueError: no sets, or their image shapes or class names differ.
+    """
+    if not sets:
+        raise ValueError("sets must hold at least one ImageSet, got none")
+    first = sets[0]
+    for other in sets[1:]:
+        if other.image_shape != first.image_shape or other.class_names != first.class_names:
+            raise ValueError(
+                f"{first!r} and {other!r} must have the same image shape and class names to be put "
+                "together: open both with the same image_size and class_names"
+            )
+    paths: list[str] | None = []
+    for part in sets:
+        paths = None if paths is None or part.paths is None else [*paths, *part.paths]
+    return ImageSet(
+        images=np.concatenate([part.images for part in sets]),
+        labels=np.concatenate([part.labels for part in sets]),
+        class_names=first.class_names,
+        name=name,
+        paths=None if paths is None else tuple(paths),
+        skipped=tuple(file for part in sets for file in part.skipped),
+    )
+
+
+def check_split(split: str) -> tuple[str, ...]:
+    """The parts that "train", "test" or "all" stands for."""
+    parts = {"train": ("train",), "test": ("test",), "all": ("train", "test")}
+    if split not in parts:
+        raise ValueError(f"split must be 'train', 'test' or 'all', got {split!r}")
+    return parts[split]
