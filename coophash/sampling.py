@@ -21,40 +21,28 @@ Energy: TypeAlias = Callable[..., Tensor]
 
 @overload
 def langevin(
-    energy: Energy,
-    x: Tensor,
-    labels: Tensor | None = None,
-    steps: int = 60,
-    step_size: float = 0.1,
-    noise: float = 1.0,
-    clamp: tuple[float, float] | None = None,
-    seed: int | Tensor = 0,
-    *,
-    grad_scale: float | Tensor | None = None,
-    noise_scale: float | Tensor | None = None,
-    first_step: int | Tensor = 0,
-    chain: int | Tensor = 0,
-    return_energies: Literal[False] = False,
-) -> Tensor: ...
-
-
+    energy: Energy, x: Tensor, labels: Tensor | None = ..., steps: int = ...,
+    step_size: float = ..., noise: float = ..., clamp: tuple[float, float] | None = ...,
+    seed: int | Tensor = ..., *, grad_scale: float | Tensor | None = ...,
+    noise_scale: float | Tensor | None = ..., first_step: int | Tensor = ...,
+    chain: int | Tensor = ..., return_energies: Literal[False] = ...,
+) -> Tensor: ...  # fmt: skip
 @overload
 def langevin(
-    energy: Energy,
-    x: Tensor,
-    labels: Tensor | None = None,
-    steps: int = 60,
-    step_size: float = 0.1,
-    noise: float = 1.0,
-    clamp: tuple[float, float] | None = None,
-    seed: int | Tensor = 0,
-    *,
-    grad_scale: float | Tensor | None = None,
-    noise_scale: float | Tensor | None = None,
-    first_step: int | Tensor = 0,
-    chain: int | Tensor = 0,
-    return_energies: Literal[True],
-) -> tuple[Tensor, Tensor]: ...
+    energy: Energy, x: Tensor, labels: Tensor | None = ..., steps: int = ...,
+    step_size: float = ..., noise: float = ..., clamp: tuple[float, float] | None = ...,
+    seed: int | Tensor = ..., *, grad_scale: float | Tensor | None = ...,
+    noise_scale: float | Tensor | None = ..., first_step: int | Tensor = ...,
+    chain: int | Tensor = ..., return_energies: Literal[True],
+) -> tuple[Tensor, Tensor]: ...  # fmt: skip
+@overload
+def langevin(
+    energy: Energy, x: Tensor, labels: Tensor | None = ..., steps: int = ...,
+    step_size: float = ..., noise: float = ..., clamp: tuple[float, float] | None = ...,
+    seed: int | Tensor = ..., *, grad_scale: float | Tensor | None = ...,
+    noise_scale: float | Tensor | None = ..., first_step: int | Tensor = ...,
+    chain: int | Tensor = ..., return_energies: bool,
+) -> Tensor | tuple[Tensor, Tensor]: ...  # fmt: skip
 
 
 def langevin(
@@ -98,8 +86,8 @@ def langevin(
         return_energies: whether to return the energies along the way as well.
 
     Returns:
-        (B, …) samples, detached; with return_energies also (steps, B) float32 energies of the
-        states that the steps started from.
+        (B, …) samples, detached; with return_energies also (steps + 1, B) float32, the energies
+        before each step and after the last.
 
     Raises:
         TypeError, ValueError: an argument, or what the energy returned, is not as described.
@@ -110,14 +98,15 @@ def langevin(
     b = _coefficient("noise_scale", noise_scale, "noise", noise, step_size * noise)
     call = _bind(energy, labels)
     energies: list[Tensor] = []
+    look = x.device.type == "cpu"  # elsewhere each look at a value waits for the device
     # A caller may be in inference mode, whose tensors autograd refuses.
     with torch.inference_mode(False), torch.no_grad():
         state = x.clone() if x.is_inference() or steps == 0 else x.detach()
         for i in range(steps):
             value, grad = _energy_and_grad(call, state)
+            if look:
+                _check_finite([value], i, steps, a)
             energies.append(value)
-            if x.device.type == "cpu":  # elsewhere looking would wait for the device at each step
-                _check_finite(energies[-1:], i, steps, state, a)
             state = langevin_step(
                 state,
                 grad,
@@ -128,10 +117,10 @@ def langevin(
                 chain=chain,
                 clamp=clamp,
             )
-        _check_finite(energies, 0, steps, state, a)
-        if not return_energies:
-            return state
-        return state, torch.stack(energies) if energies else x.new_empty((0, len(x))).float()
+        if return_energies:
+            energies.append(call(state).float())
+        _check_finite([*(() if look else energies[:steps]), state], steps * look, steps, a)
+        return (state, torch.stack(energies)) if return_energies else state
 
 
 def _check(x: Tensor, labels: Tensor | None, steps: int) -> None:
@@ -202,15 +191,11 @@ def _energy_and_grad(call: Callable[[Tensor], Tensor], state: Tensor) -> tuple[T
     return value.detach().float(), grad
 
 
-def _check_finite(
-    energies: list[Tensor], first: int, steps: int, state: Tensor, grad_scale: float | Tensor
-) -> None:
-    """Raise if an energy, or the last state, is not finite."""
-    if state.is_cuda and torch.cuda.is_current_stream_capturing():
+def _check_finite(values: list[Tensor], first: int, steps: int, grad_scale: float | Tensor) -> None:
+    """Raise if one of the values, those after step first, first + 1 …, is not finite."""
+    if values[0].is_cuda and torch.cuda.is_current_stream_capturing():
         return  # a capture cannot look at values
-    flags = [torch.isfinite(value).all() for value in energies]
-    flags.append(torch.isfinite(state).all())
-    finite = torch.stack(flags).tolist()  # one wait for the device
+    finite = torch.stack([torch.isfinite(value).all() for value in values]).tolist()
     if all(finite):
         return
     step = first + finite.index(False)
@@ -220,6 +205,6 @@ def _check_finite(
             "in labels and in the weights of the energy"
         )
     raise FloatingPointError(
-        f"the chain diverged: not finite after step {step} of {steps} with gradient coefficient "
+        f"the chain diverged: not finite after step {step} of {steps}, with the gradient scaled by "
         f"{float(grad_scale):.3g}: lower step_size (or grad_scale), or give clamp=(-1, 1)"
     )

@@ -15,7 +15,7 @@ _NAMES = {
     "philox_normal": "coophash.kernels.philox",
 }
 
-__all__ = [*_NAMES]  # noqa: PLE0604
+__all__ = [*_NAMES]
 
 
 def __getattr__(name: str) -> Any:
@@ -31,5 +31,6 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from coophash.kernels.langevin import langevin_step, langevin_step_reference
-    from coophash.kernels.philox import philox_normal
+    from coophash.kernels.langevin import langevin_step as langevin_step
+    from coophash.kernels.langevin import langevin_step_reference as langevin_step_reference
+    from coophash.kernels.philox import philox_normal as philox_normal

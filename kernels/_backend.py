@@ -1,4 +1,7 @@
-"""Which implementation runs: COOPHASH_BACKEND, and whether Triton is there. Imports neither torch nor Triton."""
+"""Which implementation runs: COOPHASH_BACKEND, and whether Triton is there.
+
+Imports neither torch nor Triton.
+"""
 
 from __future__ import annotations
 

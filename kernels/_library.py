@@ -1,4 +1,4 @@
-"""Registration of the ops with torch.library: schema, fake, CPU = reference, CUDA = Triton, autograd.
+"""Registration of the ops with torch.library: schema, fake, reference, Triton, autograd.
 
 `Library.define` and `Library.impl`, not `custom_op`: a call costs about 25 µs less, and an op is
 called at each step of a chain. Not `triton_op`: it fails opcheck on a machine without a driver.
@@ -14,7 +14,7 @@ import torch
 
 from coophash.kernels._backend import use_triton
 
-_library = torch.library.Library("coophash", "FRAGMENT")
+_library = torch.library.Library("coophash", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
 def register(
@@ -40,15 +40,19 @@ def register(
         The op, ready to be called.
     """
     name = schema.split("(")[0]
-    _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _library.define(  # type: ignore[no-untyped-call]
+        schema, tags=(torch.Tag.pt2_compliant_tag,)
+    )
 
     def run(*args: Any) -> Any:
         if use_triton(args[0].device.type):
             return _load(triton)(*args)
         return reference(*args)
 
-    for key in ("CPU", "CUDA"):
-        _library.impl(name, run, key)
+    # One entry for every device: those without a kernel of their own run the reference.
+    _library.impl(  # type: ignore[no-untyped-call]
+        name, run, "CompositeExplicitAutograd"
+    )
     torch.library.register_fake(f"coophash::{name}", fake, lib=_library)
     if backward is not None:
         torch.library.register_autograd(

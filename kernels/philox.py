@@ -1,24 +1,21 @@
 """Philox4x32-10 and the normal numbers made of it: the one random stream of every kernel.
 
-Counter (element, element >> 32, step, chain) and a 64-bit seed as key give four 32-bit words, and
-Box-Muller turns them into four normals (Salmon et al., "Parallel random numbers: as easy as 1, 2,
-3", SC 2011). The normal of an element is a function of (element, step, chain, seed) alone: neither
-the block size of a kernel, nor the number of elements, nor the order of evaluation changes it.
-`philox_triton.py` draws the same stream on the device; kernels/README.md has the derivation.
+Counter (element, element >> 32, step, chain) and a 64-bit seed as key give four 32-bit words
+(Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), and Box-Muller makes them
+four normals, for four consecutive elements: the counter holds the number of the first. So the
+normal of an element is a function of (element, step, chain, seed) alone: neither the block size of
+a kernel, nor the number of elements, nor the order of evaluation changes it. `philox_triton.py`
+draws the same stream on the device; kernels/README.md has the derivation.
 
 This file is NumPy and fast enough to be the CPU path of training.
 """
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
-
-# Which element gets which of the four normals of a call. Elements go in groups of 64 and each of
-# the four words serves one run of 16 in the group: runs are whole 32- and 64-byte pieces of memory
-# in bf16 and fp32, so that a kernel loads and stores each run as it is and never shuffles registers.
-GROUP = 64
-RUN = 16
 
 _MULTIPLIER_0 = np.uint64(0xD2511F53)
 _MULTIPLIER_1 = np.uint64(0xCD9E8D57)
@@ -45,16 +42,13 @@ SIN_PI = (
     0.07765766233205795,
 )
 
-_Words = NDArray[np.uint64]
+_Words: TypeAlias = NDArray[np.uint64] | np.uint64
 
 # Calls made at a time. Fewer lose to NumPy's cost per operation (4,096: 1.8 times slower), more to
 # the cache.
 _CHUNK_CALLS = 16384
 _CHUNK = 4 * _CHUNK_CALLS
-_FIRST_ELEMENTS = (
-    np.arange(_CHUNK_CALLS // RUN, dtype=np.uint64)[:, None] * np.uint64(GROUP)
-    + np.arange(RUN, dtype=np.uint64)
-).reshape(-1)
+_FIRST_ELEMENTS = np.arange(0, _CHUNK, 4, dtype=np.uint64)
 
 
 def philox4x32(
@@ -85,12 +79,12 @@ def philox4x32(
 
 
 def _mix(product: _Words, word: _Words, key: int) -> _Words:
-    mixed = np.right_shift(product, _HALF)
-    # Words of the counter that are the same for all elements stay scalars through the first rounds.
-    out = mixed if mixed.ndim and mixed.ndim >= word.ndim else None
-    mixed = np.bitwise_xor(mixed, word, out=out)
-    mixed = np.bitwise_xor(mixed, np.uint64(key), out=mixed if mixed.ndim else None)
-    return mixed  # type: ignore[no-any-return]
+    # Plain assignment where out= cannot be: counter words that are the same for all elements stay
+    # scalars through the first rounds.
+    mixed = (product >> _HALF) ^ word
+    if isinstance(mixed, np.ndarray):
+        return np.bitwise_xor(mixed, np.uint64(key), out=mixed)
+    return mixed ^ np.uint64(key)
 
 
 def box_muller(radius: _Words, angle: _Words) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -141,21 +135,18 @@ def philox_normal(n: int, *, seed: int, step: int = 0, chain: int = 0) -> NDArra
     Returns:
         (n,) float32. A shorter array is a prefix of a longer one.
     """
-    out = np.empty((n + GROUP - 1) // GROUP * GROUP, dtype=np.float32)
+    out = np.empty((n + 3) // 4 * 4, dtype=np.float32)
     step_word, chain_word = np.uint64(step & 0xFFFFFFFF), np.uint64(chain & 0xFFFFFFFF)
     for start in range(0, len(out), _CHUNK):
-        part = out[start : start + _CHUNK]
+        part = out[start : start + _CHUNK].reshape(-1, 4)
         # _CHUNK divides 2**32, so the low counter word never wraps within a chunk.
         words = philox4x32(
-            _FIRST_ELEMENTS[: len(part) // 4] + np.uint64(start & 0xFFFFFFFF),
+            _FIRST_ELEMENTS[: len(part)] + np.uint64(start & 0xFFFFFFFF),
             np.uint64(start >> 32),
             step_word,
             chain_word,
             seed,
         )
-        groups = part.reshape(-1, 4, RUN)
-        for word in (0, 2):
-            first, second = box_muller(words[word], words[word + 1])
-            groups[:, word] = first.reshape(-1, RUN)
-            groups[:, word + 1] = second.reshape(-1, RUN)
+        part[:, 0], part[:, 1] = box_muller(words[0], words[1])
+        part[:, 2], part[:, 3] = box_muller(words[2], words[3])
     return out[:n]

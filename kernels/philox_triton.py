@@ -1,5 +1,6 @@
-"""The stream of philox.py in Triton: the same words, the same polynomials, the same layout."""
+"""The stream of philox.py in Triton: the same words, the same polynomials."""
 
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 from __future__ import annotations
 
 import triton
@@ -7,31 +8,34 @@ import triton.language as tl
 
 from coophash.kernels import philox
 
-GROUP = tl.constexpr(philox.GROUP)
-RUN = tl.constexpr(philox.RUN)
 COS_1, COS_2, COS_3, COS_4, COS_5 = (tl.constexpr(c) for c in philox.COS_PI[1:])
 SIN_0, SIN_1, SIN_2, SIN_3, SIN_4 = (tl.constexpr(c) for c in philox.SIN_PI)
 
 
 @triton.jit
-def first_elements(CALLS: tl.constexpr):
-    """Of each Philox call of a block, the first of its four elements; the others follow by RUN."""
-    call = tl.arange(0, CALLS)
-    return call // RUN * GROUP + call % RUN
+def philox_normals(start, seed, step, chain, BLOCK: tl.constexpr, RUN: tl.constexpr):
+    """The normals of the elements start … start + BLOCK - 1, RUN neighbours in one thread.
+
+    start: int64 scalar, a multiple of BLOCK; seed, step, chain: integer scalars, taken modulo 2**64
+    and 2**32; BLOCK: a power of two up to 2**31; RUN: 4 or 8, what a thread loads at once.
+    """
+    # The normals of a call are made by the thread that uses them and joined in its registers:
+    # nothing goes through shared memory.
+    first = tl.arange(0, BLOCK // RUN).to(tl.uint32) * RUN
+    a0, a1, a2, a3 = _four_normals(start, first, seed, step, chain)
+    if RUN == 8:
+        b0, b1, b2, b3 = _four_normals(start, first + 4, seed, step, chain)
+        a0, a1, a2, a3 = tl.join(a0, b0), tl.join(a1, b1), tl.join(a2, b2), tl.join(a3, b3)
+    return tl.reshape(tl.join(tl.join(a0, a2), tl.join(a1, a3)), (BLOCK,))
 
 
 @triton.jit
-def philox_normals(start, first, seed, step, chain):
-    """Four normals for the elements start + first + (0, 1, 2, 3) · RUN.
-
-    start: int64 scalar, a multiple of the block; first: int32 block below 2**32 - start % 2**32.
-    seed, step, chain: integer scalars, taken modulo 2**64 and 2**32.
-    """
+def _four_normals(start, first, seed, step, chain):
+    zero = first * 0
     # tl.philox chooses Philox4x64, another stream, for 64-bit counters: cast every word.
-    zero = (first * 0).to(tl.uint32)
     w0, w1, w2, w3 = tl.philox(
         seed,
-        first.to(tl.uint32) + start.to(tl.uint32),
+        first + start.to(tl.uint32),  # BLOCK divides 2**32: never wraps
         zero + (start >> 32).to(tl.uint32),
         zero + step.to(tl.uint32),
         zero + chain.to(tl.uint32),
