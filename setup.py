@@ -1,5 +1,250 @@
-"""Build of the compiled extension coophash._C."""
+"""Build of the compiled extension coophash._C: C++ always, CUDA where nvcc is.
 
-from setuptools import setup
+Environment:
 
-setup()
+COOPHASH_CUDA=auto|0|1
+    auto (the default) builds the CUDA part if nvcc is found and works, and says so if not; 0 leaves
+    it out; 1 fails if it cannot be built.
+COOPHASH_CUDA_ARCHS="80 90"
+    compute capabilities to build for; PTX of the last one is added. Default: what this nvcc offers
+    out of DEFAULT_ARCHS.
+CXX, NVCC, MAX_JOBS
+    the compilers, and how many to run at once (default: the cores at hand).
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+CSRC = Path("csrc")
+
+# One object a source. A faster instruction set has a source of its own and only that one gets its
+# flags, so that no other code runs on it; which is used is decided at run time.
+COMMON = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden"]
+WARNINGS = ["-Wall", "-Wextra", "-Wshadow"]
+CPU_SOURCES = {
+    "bindings.cpp": [],
+    "build_info.cpp": [],
+    "cpu/blocks.cpp": [],
+    "cpu/dispatch.cpp": [],
+    "cpu/histogram.cpp": [],
+    "cpu/range.cpp": [],
+    "cpu/threads.cpp": [],
+    "cpu/topk.cpp": [],
+    # really scalar: it is the reference that the others are compared with
+    "cpu/serial.cpp": ["-fno-tree-vectorize"],
+    "cpu/avx2.cpp": [],
+    "cpu/avx512.cpp": [],
+}
+X86_FLAGS = {
+    "cpu/avx2.cpp": ["-mavx2", "-mpopcnt"],
+    "cpu/avx512.cpp": [
+        *["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vbmi"],
+        *["-mavx512vpopcntdq", "-mpopcnt"],
+        # GCC's own header reads registers that it leaves undefined on purpose (GCC bug 105593)
+        *["-Wno-uninitialized", "-Wno-maybe-uninitialized"],
+    ],
+}
+CUDA_SOURCE = "cuda/flat.cu"
+# 103 is left out: it runs the cubin of 100, and nvcc 13.2 is known to miscompile for it.
+DEFAULT_ARCHS = ["75", "80", "86", "89", "90", "100", "120"]
+
+
+class NoCuda(Exception):
+    """Why the CUDA part is not built."""
+
+
+def run(command: list[str]) -> str:
+    """Run a command and return what it printed; an error carries its output."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{shlex.join(command)}\n{done.stdout}")
+    return done.stdout
+
+
+class Nvcc:
+    """The CUDA compiler, where it keeps its static runtime, and what it can build for."""
+
+    def __init__(self) -> None:
+        name = os.environ.get("NVCC", "nvcc")
+        found = shutil.which(name) or shutil.which("/usr/local/cuda/bin/nvcc")
+        if not found:
+            raise NoCuda(f"{name} is not on PATH")
+        self.path = found
+        try:
+            release = re.search(r"release (\S+), V(\S+)", run([found, "--version"]))
+            offered = re.findall(r"sm_(\d+)", run([found, "--list-gpu-code"]))
+            dry = run([found, "--dryrun", "-c", "-x", "cu", os.devnull, "-o", os.devnull])
+        except (RuntimeError, OSError) as error:
+            raise NoCuda(f"{found} does not work: {error}") from None
+        self.version = release.group(2) if release else "unknown"
+        self.archs = self._choose(offered)
+        self.runtime = self._static_runtime(dry)
+
+    def _choose(self, offered: list[str]) -> list[str]:
+        asked = os.environ.get("COOPHASH_CUDA_ARCHS", "").replace(",", " ").split()
+        unknown = [arch for arch in asked if arch not in offered]
+        if unknown:
+            raise SystemExit(
+                f"COOPHASH_CUDA_ARCHS: {' '.join(unknown)} not among those of nvcc {self.version}: "
+                f"{' '.join(offered)}"
+            )
+        archs = asked or [arch for arch in DEFAULT_ARCHS if arch in offered]
+        return sorted(archs, key=int)
+
+    def _static_runtime(self, dry: str) -> Path:
+        # `which nvcc` may be a wrapper script, so the folders are asked of nvcc itself.
+        places = [Path(p) for p in re.findall(r'"?-L"?([^"\s]+)', dry)]
+        top = re.search(r"TOP=(\S+)", dry)
+        if top:
+            places += [Path(top.group(1)) / "lib64", Path(top.group(1)) / "lib"]
+        for place in places:
+            library = place / "libcudart_static.a"
+            if library.is_file():
+                return library
+        raise NoCuda(f"libcudart_static.a is in none of {', '.join(map(str, places))}")
+
+    def compile_command(self, source: Path, target: Path) -> list[str]:
+        targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in self.archs]
+        targets.append(f"-gencode=arch=compute_{self.archs[-1]},code=compute_{self.archs[-1]}")
+        host = ["-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall"]
+        return [
+            *[self.path, "-std=c++17", "-O3", "--threads", "0", *host, *targets],
+            *["-c", str(source), "-o", str(target)],
+        ]
+
+
+class Build(build_ext):
+    """Compile each source with its own flags, all cores at work, and link."""
+
+    def build_extension(self, ext: Extension) -> None:
+        if ext.name != "coophash._C":
+            super().build_extension(ext)
+            return
+        import pybind11
+
+        self.folder = Path(self.build_temp).resolve() / "coophash"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.cxx = self._compiler()
+        # pybind11's and Python's headers are not ours to be warned of
+        headers = [pybind11.get_include(), *self.include_dirs]
+        self.system = [f"-isystem{path}" for path in headers]
+        jobs = int(os.environ.get("MAX_JOBS") or 0) or len(os.sched_getaffinity(0))
+        with ThreadPoolExecutor(jobs) as pool:
+            cuda = pool.submit(self._cuda)
+            first = [s for s in CPU_SOURCES if s != "build_info.cpp"]
+            objects = list(pool.map(self._compile, first))
+            cuda_object, libraries, nvcc, reason = cuda.result()
+        self._write_build_info(nvcc, reason)
+        objects.append(self._compile("build_info.cpp"))
+        objects.append(cuda_object or self._compile("cuda/absent.cpp"))
+
+        target = Path(self.get_ext_fullpath(ext.name)).resolve()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        link = [
+            *[*self.cxx, "-shared", *map(str, objects), *libraries, "-o", str(target)],
+            # the static CUDA runtime stays private, beside the one that another package may load
+            *["-pthread", "-Wl,--exclude-libs,ALL", "-Wl,-O1", "-s"],
+        ]
+        self._call(link)
+
+    def _compiler(self) -> list[str]:
+        named = shlex.split(os.environ.get("CXX", "")) or ["c++"]
+        names = [named] if os.environ.get("CXX") else [["c++"], ["g++"], ["clang++"]]
+        for command in names:
+            if shutil.which(command[0]):
+                return command
+        raise SystemExit(
+            f"coophash needs a C++17 compiler, and {' '.join(named)} is not on PATH: install one "
+            "(Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++), or name it in CXX"
+        )
+
+    def _compile(self, name: str) -> Path:
+        target = self.folder / (name.replace("/", "_") + ".o")
+        flags = [*COMMON, *WARNINGS, *CPU_SOURCES.get(name, [])]
+        if platform.machine().lower() in ("x86_64", "amd64"):
+            flags += X86_FLAGS.get(name, [])
+        includes = [f"-I{self.folder}"]
+        if name == "bindings.cpp":
+            includes += self.system
+            flags += ["-Wno-attributes"]
+        self._call([*self.cxx, *flags, *includes, "-c", str(CSRC / name), "-o", str(target)])
+        return target
+
+    def _call(self, command: list[str]) -> None:
+        try:
+            output = run(command)
+        except RuntimeError as error:
+            raise SystemExit(f"coophash: compiling failed\n{error}") from None
+        if output.strip():
+            print(output, flush=True)
+
+    def _cuda(self) -> tuple[Path | None, list[str], Nvcc | None, str]:
+        """The CUDA object, what it links with, the compiler, and why it is missing if it is."""
+        wanted = os.environ.get("COOPHASH_CUDA", "auto").lower()
+        if wanted not in ("auto", "0", "1"):
+            raise SystemExit(f"COOPHASH_CUDA must be auto, 0 or 1, got {wanted!r}")
+        if wanted == "0":
+            return None, [], None, "COOPHASH_CUDA=0 when it was built"
+        try:
+            nvcc = Nvcc()
+            target = self.folder / "flat.cu.o"
+            try:
+                run(nvcc.compile_command(CSRC / CUDA_SOURCE, target))
+            except RuntimeError as error:
+                print(error, file=sys.stderr, flush=True)
+                raise NoCuda(f"nvcc {nvcc.version} could not compile it") from None
+        except NoCuda as missing:
+            if wanted == "1":
+                raise SystemExit(f"COOPHASH_CUDA=1, but: {missing}") from None
+            return None, [], None, f"{missing} when it was built"
+        libraries = [str(nvcc.runtime), "-ldl", "-lrt", "-lpthread"]
+        return target, libraries, nvcc, ""
+
+    def _write_build_info(self, nvcc: Nvcc | None, reason: str) -> None:
+        version = self.distribution.get_version()
+        archs = " ".join([*nvcc.archs, f"ptx{nvcc.archs[-1]}"]) if nvcc else ""
+        values = {
+            "VERSION": version,
+            "CUDA_REASON": reason,
+            "NVCC_VERSION": nvcc.version if nvcc else "",
+            "CUDA_ARCHS": archs,
+        }
+        lines = [f"#define COOPHASH_BUILD_CUDA {int(nvcc is not None)}"]
+        for name, value in values.items():
+            quoted = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
+            lines.append(f'#define COOPHASH_BUILD_{name} "{quoted}"')
+        (self.folder / "coophash_build.h").write_text("\n".join(lines) + "\n")
+        if nvcc:
+            print(f"coophash: with CUDA, nvcc {nvcc.version}, for {archs}", flush=True)
+            return
+        # pip hides what a build prints; a terminal, if there is one, does not
+        message = f"coophash: built without CUDA: {reason}\n"
+        print(message, file=sys.stderr, flush=True)
+        try:
+            with open("/dev/tty", "w") as terminal:
+                terminal.write(message)
+        except OSError:
+            pass
+
+
+def sources() -> list[str]:
+    """Everything that belongs into a source distribution."""
+    names = [*CPU_SOURCES, CUDA_SOURCE, "cuda/absent.cpp"]
+    return [str(CSRC / name) for name in names]
+
+
+os.chdir(ROOT)
+setup(ext_modules=[Extension("coophash._C", sources())], cmdclass={"build_ext": Build})

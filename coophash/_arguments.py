@@ -1,0 +1,97 @@
+"""What the functions and the index of coophash.search check of their arguments."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coophash._rows import Span, to_bitset
+from coophash.codes import as_numpy, check_codes
+
+
+def pair(
+    first: str, a: Any, second: str, b: Any, bits: int | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], Any]:
+    """Both sets of codes, checked, and the way back to what the second was given as."""
+    rows = check_codes(as_numpy(a, first)[0], first, bits)
+    array, restore = as_numpy(b, second)
+    codes = check_codes(array, second, bits)
+    if rows.shape[1] != codes.shape[1]:
+        raise ValueError(
+            f"{first} and {second} must be codes of one length, got uint8 {rows.shape} and "
+            f"{codes.shape}"
+        )
+    return rows, codes, restore
+
+
+def span(rows: NDArray[np.uint8], allow: Any) -> Span:
+    if allow is None:
+        return rows, None, 0, None
+    array = check_allow(allow)
+    if array.dtype == np.bool_:
+        check_mask(array, rows.shape[0], "of the database")
+        return rows, None, 0, to_bitset(array)
+    if array.size and (array.min() < 0 or array.max() >= rows.shape[0]):
+        raise ValueError(
+            f"allow must hold row numbers 0 to {rows.shape[0] - 1}, got {array.min()} to "
+            f"{array.max()}"
+        )
+    mask = np.zeros(rows.shape[0], np.bool_)
+    mask[array] = True
+    return rows, None, 0, to_bitset(mask)
+
+
+def check_allow(allow: Any) -> NDArray[Any]:
+    array, _ = as_numpy(allow, "allow")
+    if array.dtype == np.bool_:
+        if array.ndim != 1:
+            raise ValueError(f"allow must be a mask (N,), got bool {array.shape}")
+        return array
+    return check_ids(array, "allow")
+
+
+def check_mask(mask: NDArray[np.bool_], rows: int, where: str) -> None:
+    if mask.shape[0] != rows:
+        raise ValueError(
+            f"allow as a mask must have one entry for each of the {rows} codes {where}, got "
+            f"{mask.shape[0]}"
+        )
+
+
+def check_ids(ids: Any, name: str) -> NDArray[np.int64]:
+    array, _ = as_numpy(ids, name)
+    if array.ndim != 1:
+        mend = f": one id is [{array}]" if array.ndim == 0 else ""
+        raise ValueError(f"{name} must be whole numbers (N,), got shape {array.shape}{mend}")
+    if array.size == 0:
+        return np.empty(0, np.int64)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be whole numbers (N,), got {array.dtype}")
+    if array.dtype.kind == "u" and array.max() >= 1 << 63:
+        raise ValueError(f"{name} must fit into int64, got {array.max()}")
+    return np.ascontiguousarray(array, np.int64)
+
+
+def check_k(k: Any) -> int:
+    if isinstance(k, bool) or not isinstance(k, int | np.integer):
+        raise TypeError(f"k must be a whole number, got {type(k).__name__}")
+    if not 0 <= k < 1 << 31:
+        raise ValueError(f"k must be 0 to {(1 << 31) - 1}, got {k}")
+    return int(k)
+
+
+def check_radius(radius: Any, width: int) -> int:
+    if isinstance(radius, bool) or not isinstance(radius, int | np.integer):
+        raise TypeError(f"radius must be a whole number, got {type(radius).__name__}")
+    if radius < 0:
+        raise ValueError(f"radius must be >= 0, got {radius}")
+    return min(int(radius), 8 * width)
+
+
+def check_choice(name: str, value: Any, choices: Any, later: dict[str, str]) -> None:
+    if value not in get_args(choices):
+        raise ValueError(f"{name} must be one of {get_args(choices)}, got {value!r}")
+    if value in later:
+        raise NotImplementedError(f"{name}={value!r} is not available yet: {later[value]}")

@@ -1,0 +1,194 @@
+// The Python module coophash._C. Arrays are checked here for type, layout and size; everything that
+// a user can get wrong is checked with a proper message in coophash/, before.
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <stdexcept>
+
+#include "build_info.h"
+#include "cuda/device.h"
+#include "hamming.h"
+
+namespace py = pybind11;
+
+namespace coophash {
+namespace {
+
+template <class T>
+using Array = py::array_t<T, py::array::c_style>;
+
+void require(bool condition, const char* what) {
+  if (!condition) throw std::invalid_argument(what);
+}
+
+// (codes, ids or None, first_id, allow or None); `keep` holds the arrays while the scan runs.
+using SpanTuple = std::tuple<Array<uint8_t>, std::optional<Array<int64_t>>, int64_t,
+                             std::optional<Array<uint64_t>>>;
+
+Database to_database(const std::vector<SpanTuple>& spans, int width, bool increasing) {
+  require(width >= 1 && width <= kMaxWidth, "width must be 1 to 512 bytes");
+  Database database{{}, width, increasing};
+  for (const auto& [codes, ids, first_id, allow] : spans) {
+    require(codes.ndim() == 2 && codes.shape(1) == width, "codes must be (rows, width)");
+    const int64_t rows = codes.shape(0);
+    require(!ids || (ids->ndim() == 1 && ids->size() == rows), "ids must be (rows,)");
+    require(!allow || (allow->ndim() == 1 && allow->size() == (rows + 63) / 64),
+            "allow must be (ceil(rows / 64),)");
+    database.spans.push_back({codes.data(), ids ? ids->data() : nullptr,
+                              allow ? allow->data() : nullptr, rows, first_id});
+  }
+  return database;
+}
+
+Queries to_queries(const Array<uint8_t>& queries, int width) {
+  require(queries.ndim() == 2 && queries.shape(1) == width, "queries must be (count, width)");
+  return {queries.data(), queries.shape(0)};
+}
+
+template <class T>
+py::array own(std::vector<T>&& values) {
+  auto* kept = new std::vector<T>(std::move(values));
+  py::capsule free_when_done(kept, [](void* p) { delete static_cast<std::vector<T>*>(p); });
+  return Array<T>(static_cast<py::ssize_t>(kept->size()), kept->data(), free_when_done);
+}
+
+py::tuple py_topk(const std::vector<SpanTuple>& spans, int width, bool increasing,
+                  const Array<uint8_t>& codes, int64_t k, int threads, const std::string& isa) {
+  const Database database = to_database(spans, width, increasing);
+  const Queries queries = to_queries(codes, width);
+  require(k >= 0, "k must not be negative");
+  const Kernels& chosen = kernels(isa);
+  Array<int32_t> distances({queries.count, k});
+  Array<int64_t> ids({queries.count, k});
+  int32_t* out_distances = distances.mutable_data();
+  int64_t* out_ids = ids.mutable_data();
+  {
+    py::gil_scoped_release release;
+    topk(database, queries, k, threads, chosen, out_distances, out_ids);
+  }
+  return py::make_tuple(distances, ids);
+}
+
+py::tuple py_range(const std::vector<SpanTuple>& spans, int width, const Array<uint8_t>& codes,
+                   int radius, int threads, const std::string& isa) {
+  const Database database = to_database(spans, width, false);
+  const Queries queries = to_queries(codes, width);
+  const Kernels& chosen = kernels(isa);
+  RangeResult found;
+  {
+    py::gil_scoped_release release;
+    found = range(database, queries, radius, threads, chosen);
+  }
+  return py::make_tuple(own(std::move(found.limits)), own(std::move(found.distances)),
+                        own(std::move(found.ids)));
+}
+
+Array<int64_t> py_histogram(const std::vector<SpanTuple>& spans, int width,
+                            const Array<uint8_t>& codes, int threads, const std::string& isa) {
+  const Database database = to_database(spans, width, false);
+  const Queries queries = to_queries(codes, width);
+  const Kernels& chosen = kernels(isa);
+  const int bins = 8 * width + 1;
+  Array<int64_t> counts({queries.count, static_cast<int64_t>(bins)});
+  int64_t* out = counts.mutable_data();
+  {
+    py::gil_scoped_release release;
+    histogram(database, queries, bins, threads, chosen, out);
+  }
+  return counts;
+}
+
+Array<int32_t> py_distances(const Array<uint8_t>& a, const Array<uint8_t>& b, int threads,
+                            const std::string& isa) {
+  require(a.ndim() == 2 && a.shape(1) >= 1 && a.shape(1) <= kMaxWidth, "codes must be (rows, width)");
+  const int width = static_cast<int>(a.shape(1));
+  const Queries queries = to_queries(a, width);
+  to_queries(b, width);
+  const Kernels& chosen = kernels(isa);
+  Array<int32_t> out({a.shape(0), b.shape(0)});
+  int32_t* to = out.mutable_data();
+  {
+    py::gil_scoped_release release;
+    distances(b.data(), b.shape(0), queries, width, threads, chosen, to);
+  }
+  return out;
+}
+
+py::dict py_build_info() {
+  py::dict isa_status;
+  for (const IsaStatus& isa : isas()) isa_status[py::str(isa.name)] = isa.missing;
+  py::dict info;
+  const BuildInfo& build = build_info();
+  info["version"] = build.version;
+  info["compiler"] = build.compiler;
+  info["isas"] = isa_status;
+  info["cuda"] = build.cuda;
+  info["cuda_reason"] = build.cuda_reason;
+  info["nvcc_version"] = build.nvcc_version;
+  info["cuda_archs"] = build.cuda_archs;
+  return info;
+}
+
+py::list py_cuda_devices() {
+  py::list list;
+  for (const CudaDevice& device : cuda_devices()) {
+    py::dict row;
+    row["name"] = device.name;
+    row["compute_capability"] = py::make_tuple(device.major, device.minor);
+    row["memory_bytes"] = device.memory_bytes;
+    row["multiprocessors"] = device.multiprocessors;
+    list.append(row);
+  }
+  return list;
+}
+
+void py_cuda_topk(uintptr_t codes, int64_t rows, int width, int64_t first_id, uintptr_t queries,
+                  int64_t count, int64_t k, uintptr_t workspace, int64_t workspace_bytes,
+                  uintptr_t distances, uintptr_t ids, uintptr_t stream, int device) {
+  const CudaTopk call = {reinterpret_cast<const uint8_t*>(codes),
+                         rows,
+                         width,
+                         first_id,
+                         reinterpret_cast<const uint8_t*>(queries),
+                         count,
+                         k,
+                         reinterpret_cast<void*>(workspace),
+                         workspace_bytes,
+                         reinterpret_cast<int32_t*>(distances),
+                         reinterpret_cast<int64_t*>(ids)};
+  std::string error;
+  {
+    py::gil_scoped_release release;
+    error = cuda_topk(call, device, reinterpret_cast<void*>(stream));
+  }
+  if (!error.empty()) throw std::runtime_error("CUDA: " + error);
+}
+
+}  // namespace
+}  // namespace coophash
+
+PYBIND11_MODULE(_C, m) {
+  using namespace coophash;
+  m.doc() = "Packed-bit Hamming search. The public interface is coophash.search.";
+  m.def("build_info", &py_build_info,
+        "Versions, instruction sets with why each is missing or '', and the state of CUDA.");
+  m.def("topk", &py_topk, py::arg("spans"), py::arg("width"), py::arg("increasing"),
+        py::arg("queries").noconvert(), py::arg("k"), py::arg("threads"), py::arg("isa"));
+  m.def("range", &py_range, py::arg("spans"), py::arg("width"), py::arg("queries").noconvert(),
+        py::arg("radius"), py::arg("threads"), py::arg("isa"));
+  m.def("histogram", &py_histogram, py::arg("spans"), py::arg("width"),
+        py::arg("queries").noconvert(), py::arg("threads"), py::arg("isa"));
+  m.def("distances", &py_distances, py::arg("a").noconvert(), py::arg("b").noconvert(),
+        py::arg("threads"), py::arg("isa"));
+  m.def("cuda_status", &cuda_status, "'' if a CUDA device can be used, or why none can.");
+  m.def("cuda_devices", &py_cuda_devices);
+  m.def("cuda_topk_workspace", &cuda_topk_workspace, py::arg("rows"), py::arg("width"),
+        py::arg("queries"), "Bytes of device memory that cuda_topk needs.");
+  m.def("cuda_topk", &py_cuda_topk, py::arg("codes"), py::arg("rows"), py::arg("width"),
+        py::arg("first_id"), py::arg("queries"), py::arg("count"), py::arg("k"),
+        py::arg("workspace"), py::arg("workspace_bytes"), py::arg("distances"), py::arg("ids"),
+        py::arg("stream"), py::arg("device"));
+}

@@ -1,0 +1,132 @@
+#include <atomic>
+#include <memory>
+
+#include "../hamming.h"
+#include "blocks.h"
+#include "kernels.h"
+#include "selector.h"
+#include "threads.h"
+
+namespace coophash {
+namespace {
+
+// Candidates of a tile of queries over some pieces of the database, for one thread.
+class Scan {
+ public:
+  Scan(const Database& database, const Queries& queries, int64_t first, int64_t count, int64_t k,
+       const WidthKernels& kernels)
+      : width_(database.width),
+        codes_(queries.codes + first * database.width),
+        kernels_(kernels),
+        reader_(database.width),
+        hits_(static_cast<size_t>(block_rows(database.width) + kHitSlack)) {
+    selectors_.reserve(static_cast<size_t>(count));
+    for (int64_t q = 0; q < count; ++q) selectors_.emplace_back(k, width_, database.increasing);
+  }
+
+  void over(const Piece& piece) {
+    // Small blocks first: until k rows are known every row is kept.
+    Piece rest = piece;
+    for (; ramp_ < block_rows(width_) && rest.begin < rest.end; ramp_ *= 2) {
+      const int64_t end = std::min(rest.end, rest.begin + ramp_);
+      read({rest.span, rest.begin, end});
+      rest.begin = end;
+    }
+    if (rest.begin < rest.end) read(rest);
+  }
+
+  // The candidates for one query of the tile, handed over.
+  std::vector<Entry> take(int64_t query) { return selectors_[static_cast<size_t>(query)].take(); }
+
+ private:
+  void read(const Piece& piece) {
+    reader_.read(piece, block_rows(width_), [this](const Block& block) { visit(block); });
+  }
+
+  void visit(const Block& block) {
+    const uint8_t* query = codes_;
+    for (Selector& selector : selectors_) {
+      const int64_t count = kernels_.scan(block.codes, block.rows, width_, query,
+                                          selector.limit(), hits_.data());
+      for (int64_t i = 0; i < count; ++i) {
+        const Hit hit = hits_[static_cast<size_t>(i)];
+        if (block.allows(hit.row)) {
+          selector.push(static_cast<int32_t>(hit.distance), block.id(hit.row));
+        }
+      }
+      if (count) selector.settle();
+      query += width_;
+    }
+  }
+
+  int width_;
+  const uint8_t* codes_;
+  WidthKernels kernels_;
+  BlockReader reader_;
+  int64_t ramp_ = 256;
+  std::vector<Hit> hits_;
+  std::vector<Selector> selectors_;
+};
+
+void write(std::vector<Entry>& entries, int64_t k, int32_t* distances, int64_t* ids) {
+  Selector::sort_smallest(entries, k);
+  int64_t i = 0;
+  for (; i < static_cast<int64_t>(entries.size()); ++i) {
+    distances[i] = entries[static_cast<size_t>(i)].distance;
+    ids[i] = entries[static_cast<size_t>(i)].id;
+  }
+  std::fill(distances + i, distances + k, kNoDistance);
+  std::fill(ids + i, ids + k, kNoId);
+}
+
+}  // namespace
+
+void topk(const Database& database, const Queries& queries, int64_t k, int threads,
+          const Kernels& isa, int32_t* distances, int64_t* ids) {
+  if (k == 0 || queries.count == 0) return;
+  int64_t rows = 0;
+  for (const Span& span : database.spans) rows += span.rows;
+  const int64_t most = std::max<int64_t>(1, std::min(k, rows));  // entries that can be found
+  const WidthKernels kernels = isa.for_width(database.width);
+  const int64_t bytes = static_cast<int64_t>(sizeof(Entry)) * (3 * most + 1024) + 64 * database.width;
+  const Plan plan = make_plan(database, queries.count, bytes, threads);
+  const std::vector<Piece> pieces = cut(database, plan.piece_rows);
+
+  if (!plan.split_database) {
+    const int64_t tiles = (queries.count + plan.tile - 1) / plan.tile;
+    parallel_for(tiles, plan.threads, [&](int64_t tile) {
+      const int64_t first = tile * plan.tile;
+      const int64_t count = std::min(plan.tile, queries.count - first);
+      Scan scan(database, queries, first, count, most, kernels);
+      for (const Piece& piece : pieces) scan.over(piece);
+      for (int64_t q = 0; q < count; ++q) {
+        std::vector<Entry> entries = scan.take(q);
+        write(entries, k, distances + (first + q) * k, ids + (first + q) * k);
+      }
+    });
+    return;
+  }
+
+  // The rows that one thread sees come in increasing order, so the tie rule holds for each thread's
+  // candidates, and the smallest k of all candidates are the result.
+  for (int64_t first = 0; first < queries.count; first += plan.tile) {
+    const int64_t count = std::min(plan.tile, queries.count - first);
+    std::vector<std::unique_ptr<Scan>> scans(static_cast<size_t>(plan.threads));
+    std::atomic<size_t> next{0};
+    parallel_for(plan.threads, plan.threads, [&](int64_t thread) {
+      auto scan = std::make_unique<Scan>(database, queries, first, count, most, kernels);
+      for (size_t i; (i = next.fetch_add(1)) < pieces.size();) scan->over(pieces[i]);
+      scans[static_cast<size_t>(thread)] = std::move(scan);
+    });
+    parallel_for(count, plan.threads, [&](int64_t q) {
+      std::vector<Entry> all;
+      for (const auto& scan : scans) {
+        const std::vector<Entry> some = scan->take(q);
+        all.insert(all.end(), some.begin(), some.end());
+      }
+      write(all, k, distances + (first + q) * k, ids + (first + q) * k);
+    });
+  }
+}
+
+}  // namespace coophash

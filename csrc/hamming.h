@@ -1,0 +1,91 @@
+// The contract of packed-bit search: exact, in Hamming space, on plain pointers.
+//
+// Codes are rows of `width` bytes, one after another, with no padding between rows. Bit j of a code
+// is bit j % 8 of byte j / 8; spare bits of the last byte are 0 in every code. No alignment is asked
+// for. A distance is the number of differing bits, so it lies in 0 .. 8 * width.
+//
+// The tie rule. Results are ordered by (distance, id), and where the k-th place is shared by several
+// rows at one distance, those of the smallest ids are taken. So a result is one value, whatever the
+// instruction set, the number of threads and the way in which the work was split.
+//
+// Nothing here knows of Python. Errors are C++ exceptions; std::bad_alloc is one of them. Sizes and
+// pointers are trusted: bindings.cpp checks them.
+
+#ifndef COOPHASH_HAMMING_H_
+#define COOPHASH_HAMMING_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace coophash {
+
+inline constexpr int kMaxWidth = 512;                    // bytes of a code: 4096 bits
+inline constexpr int32_t kNoDistance = INT32_MAX;        // where there are fewer than k rows
+inline constexpr int64_t kNoId = -1;
+
+// A run of database rows that lie together in memory.
+struct Span {
+  const uint8_t* codes;   // (rows, width)
+  const int64_t* ids;     // (rows,), each >= 0, or null: row r has the id first_id + r
+  const uint64_t* allow;  // (ceil(rows / 64),): row r counts if bit r % 64 of word r / 64 is set;
+                          // null: all rows count. Bits past the last row are 0.
+  int64_t rows;
+  int64_t first_id;
+};
+
+struct Database {
+  std::vector<Span> spans;
+  int width;        // bytes of a code, 1 .. kMaxWidth
+  bool increasing;  // ids grow from row to row and from span to span. Then a row met later never
+                    // wins a tie, and the scan drops it on its distance alone
+};
+
+struct Queries {
+  const uint8_t* codes;  // (count, width)
+  int64_t count;
+};
+
+struct Kernels;  // the inner loops of one instruction set, see cpu/kernels.h
+
+// The instruction set called `name`; "" is the fastest of this machine. Throws std::invalid_argument
+// if there is none of that name, std::runtime_error with the reason if it cannot run here.
+const Kernels& kernels(const std::string& name);
+
+// The instruction sets that the project knows, fastest first, each with why it cannot run here, or
+// with "" if it can.
+struct IsaStatus {
+  std::string name;
+  std::string missing;
+};
+std::vector<IsaStatus> isas();
+
+// The k nearest rows to each query.
+//   distances (queries, k), ids (queries, k): sorted by (distance, id); where the database has fewer
+//   than k rows the rest is kNoDistance, kNoId.
+void topk(const Database& database, const Queries& queries, int64_t k, int threads,
+          const Kernels& kernels, int32_t* distances, int64_t* ids);
+
+// All rows at distance <= radius, for each query in compressed rows: those of query q are entries
+// limits[q] .. limits[q + 1] - 1, sorted by (distance, id).
+struct RangeResult {
+  std::vector<int64_t> limits;  // (queries + 1,)
+  std::vector<int32_t> distances;
+  std::vector<int64_t> ids;
+};
+RangeResult range(const Database& database, const Queries& queries, int radius, int threads,
+                  const Kernels& kernels);
+
+// How many rows lie at each distance from each query.
+//   counts (queries, bins): counts[q][d], d = 0 .. bins - 1; bins >= 8 * width + 1 or every distance
+//   that occurs is below it.
+void histogram(const Database& database, const Queries& queries, int bins, int threads,
+               const Kernels& kernels, int64_t* counts);
+
+// All distances, (queries, rows): for small things. Row filters are not looked at.
+void distances(const uint8_t* codes, int64_t rows, const Queries& queries, int width, int threads,
+               const Kernels& kernels, int32_t* out);
+
+}  // namespace coophash
+
+#endif  // COOPHASH_HAMMING_H_
