@@ -47,8 +47,8 @@ def split_indices(
             "multi-hot labels cannot be stratified"
         )
     present, of_class, counts = np.unique(values, return_inverse=True, return_counts=True)
-    wanted = _resolve_sizes(sizes, values.size, len(present))
-    parts = [name for name, size in wanted.items() if size > 0]
+    wanted = _resolve_sizes(sizes, values.size)
+    parts = [name for name, size in sizes.items() if size is None or size > 0]
     for label, count in zip(present.tolist(), counts.tolist(), strict=True):
         if count < len(parts):
             named = class_names is not None and 0 <= label < len(class_names)
@@ -57,6 +57,13 @@ def split_indices(
                 f"{title} has {count} {'image' if count == 1 else 'images'}; needs at least "
                 f"{len(parts)}, one for each of {', '.join(parts)}: add images of this class or "
                 "leave the class out"
+            )
+
+    for name in parts:
+        if wanted[name] < len(present):
+            raise ValueError(
+                f"part {name!r} gets {wanted[name]} of {values.size} items for {len(present)} "
+                f"classes; needs at least {len(present)}, one of each class"
             )
 
     # RandomState, not Generator: NEP 19 freezes its stream, so a published seed keeps its meaning.
@@ -80,7 +87,7 @@ def split_indices(
     return result
 
 
-def _resolve_sizes(sizes: Mapping[str, int | None], items: int, classes: int) -> dict[str, int]:
+def _resolve_sizes(sizes: Mapping[str, int | None], items: int) -> dict[str, int]:
     """The sizes with None replaced by what is left, checked against the number of items."""
     open_parts = [name for name, size in sizes.items() if size is None]
     if not sizes or len(open_parts) > 1:
@@ -96,14 +103,7 @@ def _resolve_sizes(sizes: Mapping[str, int | None], items: int, classes: int) ->
     rest = items - sum(fixed.values())
     if rest < 0:
         raise ValueError(f"sizes ask for {sum(fixed.values())} items, there are {items}: {fixed}")
-    wanted = {name: fixed.get(name, rest) for name in sizes}
-    for name, size in wanted.items():
-        if (size or name in open_parts) and size < classes:
-            raise ValueError(
-                f"part {name!r} gets {size} items for {classes} classes; needs at least {classes}, "
-                "one of each class"
-            )
-    return wanted
+    return {name: fixed.get(name, rest) for name in sizes}
 
 
 def _proportional(total: int, available: NDArray[np.int64]) -> NDArray[np.int64]:
