@@ -251,10 +251,10 @@ class CoopHash(nn.Module):
         Args:
             images: (B, C, H, W) in [-1, 1]; labels: (B,).
             seed, first_step: of the noise; `first_step` counts steps already drawn with `seed`.
-            return_energies: also return the energies of the states that the steps started from.
+            return_energies: also return the energies before each step and after the last.
 
         Returns:
-            (B, C, H, W), or with `return_energies` that and (langevin_steps, B).
+            (B, C, H, W), or with `return_energies` that and (langevin_steps + 1, B).
         """
         c = self.config
         return langevin(
@@ -279,11 +279,13 @@ class CoopHash(nn.Module):
         outputs = self.outputs(images, batch_size)
         return pack(outputs if isinstance(images, Tensor) else outputs.cpu().numpy())
 
+    @torch.no_grad()
     def outputs(self, images: Any, batch_size: int = 512) -> Tensor:
         """Real-valued hash outputs, before the sign: (N, bits) float32. Arguments as `encode`."""
         heads = [self.descriptor.hash_head(f) for f in self._features(images, batch_size)]
         return torch.cat(heads) if heads else torch.empty(0, self.config.bits)
 
+    @torch.no_grad()
     def classify(self, images: Any, batch_size: int = 512) -> Tensor:
         """Most likely class by the category head: (N,) int64. Arguments as `encode`."""
         heads = [
@@ -291,7 +293,6 @@ class CoopHash(nn.Module):
         ]
         return torch.cat(heads) if heads else torch.empty(0, dtype=torch.int64)
 
-    @torch.no_grad()
     def _features(self, images: Any, batch_size: int) -> Iterator[Tensor]:
         device = next(self.parameters()).device
         _check_range("batch_size", batch_size, 1, None)

@@ -73,10 +73,10 @@ def fit(
     """
     _check_settings(updates, batch_size, schedule, validate_every, checkpoint_every, resume, folder)
     images, labels = _labelled(model, dataset, "dataset")
-    _check_classes(model, labels)
-    held_out = None if validation is None else _labelled(model, validation, "validation")
     if isinstance(dataset, ImageSet) and model.class_names is None:
         model.class_names = dataset.class_names
+    _check_classes(model, labels)
+    held_out = None if validation is None else _labelled(model, validation, "validation")
 
     run = _Run(
         model,
@@ -294,11 +294,11 @@ def _labelled(model: CoopHash, data: Any, name: str) -> tuple[_Pixels, NDArray[n
         raise TypeError(
             f"{name} must be an ImageSet or (images, labels), got {type(data).__name__}"
         )
+    if len(images) != len(labels):
+        raise ValueError(f"{name} has {len(images)} images but {len(labels)} labels")
+    if len(labels) < 2:
+        raise ValueError(f"{name} has {len(labels)} images; training needs at least 2")
     checked = model._check_labels(f"{name} labels", torch.as_tensor(labels))
-    if len(images) != len(checked):
-        raise ValueError(f"{name} has {len(images)} images but {len(checked)} labels")
-    if len(checked) < 2:
-        raise ValueError(f"{name} has {len(checked)} images; training needs at least 2")
     # Once over everything, in blocks: a NaN in the last image must not wait for its epoch.
     for start in range(0, len(images), 4096):
         check_images(images[start : start + 4096], model.config.image_shape, f"{name} images")

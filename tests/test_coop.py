@@ -1,0 +1,237 @@
+"""CoopHash: settings, shapes, the pair, the chain, and which gradient reaches which network."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import coophash as ch
+from coophash.coop import (
+    CoopHashConfig,
+    CooperativeOptimizers,
+    cooperative_step,
+    other_classes,
+    random_source,
+)
+from coophash.coop import _cooperative_loss as cooperative_loss
+
+SMALL = dict(base_channels=4, features=16, generator_channels=2, latent_dim=5, langevin_steps=2)
+
+
+def tiny(shape=(1, 12, 12), classes=3, **options):
+    return ch.CoopHash(9, classes, shape, **{**SMALL, "synthetic_from": 0, **options})
+
+
+def batch(count=6, shape=(1, 12, 12), classes=3, seed=0):
+    source = torch.Generator().manual_seed(seed)
+    images = torch.rand(count, *shape, generator=source) * 2 - 1
+    return images, torch.arange(count) % classes
+
+
+def optimizers(model, rate=1e-3):
+    return CooperativeOptimizers(
+        torch.optim.Adam(model.descriptor.parameters(), rate),
+        torch.optim.Adam(model.generator.parameters(), rate),
+    )
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 17, 30), (1, 64, 64)])
+def test_every_image_size_goes_round(shape):
+    model = tiny(shape)
+    images, labels = batch(4, shape)
+    pair = model.contrastive_pair(labels)
+    assert pair.positive.shape == pair.negative.shape == images.shape
+    assert pair.positive.abs().max() <= 1
+    assert model.energy(images, labels).shape == (4,)
+    assert model.revise(pair.positive, labels).shape == images.shape
+    assert model.outputs(images).shape == (4, 9)
+    assert model.encode(images).shape == (4, 2)
+    watched = cooperative_step(model, images, labels, optimizers(model), 0, 0)
+    assert all(torch.isfinite(value) for value in watched.values())
+
+
+def test_a_pair_shares_its_latent_and_differs_in_the_class():
+    model = tiny()
+    labels = torch.arange(3).repeat(20)
+    pair = model.contrastive_pair(labels, seed=5)
+    assert (pair.labels == labels).all() and (pair.negative_labels != labels).all()
+    assert {int(n) for n in pair.negative_labels} == {0, 1, 2}
+    again = model.contrastive_pair(labels, pair.negative_labels, pair.latent)
+    assert torch.allclose(again.positive, pair.positive, atol=1e-6)
+    assert not torch.equal(pair.latent, model.contrastive_pair(labels, seed=6).latent)
+
+
+def test_generator_uses_both_inputs_from_the_first_update():
+    model = tiny()
+    latent = torch.randn(8, 5)
+    one = model.generator(torch.zeros(8, dtype=torch.int64), latent)
+    other = model.generator(torch.ones(8, dtype=torch.int64), latent)
+    assert (one - other).abs().mean() > 0.01
+    assert (one[0] - one[1]).abs().mean() > 0.01
+
+
+def test_revision_lowers_the_energy_without_noise():
+    model = tiny(langevin_steps=20, langevin_step_size=0.3, langevin_noise=0.0)
+    images, labels = batch()
+    revised, energies = model.revise(images * 0.5, labels, return_energies=True)
+    assert energies.shape == (21, 6)
+    assert (energies[1:] <= energies[:-1] + 1e-6).all()
+    torch.testing.assert_close(model.energy(revised, labels), energies[-1])
+    assert not revised.requires_grad
+
+
+def test_the_generator_learns_from_the_reconstruction_alone():
+    """Eq. 2: no other loss may reach g, and the descriptor sees it times `variational_weight`."""
+    images, labels = batch()
+    grads = {}
+    for weight in (1.0, 0.01):
+        model = tiny(variational_weight=weight)
+        loss, _ = cooperative_loss(model, images, labels, 0, 0)
+        loss.backward()
+        grads[weight] = (
+            [p.grad.clone() for p in model.generator.parameters()],
+            model.descriptor.inference_head.weight.grad.clone(),
+        )
+    for strong, weak in zip(grads[1.0][0], grads[0.01][0], strict=True):
+        torch.testing.assert_close(strong, weak)
+    torch.testing.assert_close(grads[1.0][1] * 0.01, grads[0.01][1], rtol=1e-4, atol=1e-8)
+
+    model = tiny(energy_weight=0.0, hash_weight=0.0, category_weight=0.0)
+    loss, _ = cooperative_loss(model, images, labels, 0, 0)
+    loss.backward()
+    for parameter, expected in zip(model.generator.parameters(), grads[1.0][0], strict=True):
+        torch.testing.assert_close(parameter.grad, expected)
+
+
+@pytest.mark.parametrize("pairs", ["generated", "revised"])
+@pytest.mark.parametrize("triplets", ["all", "pair"])
+def test_synthetic_triplets_wait_for_their_update(pairs, triplets):
+    images, labels = batch()
+    model = tiny(synthetic_from=3, pairs=pairs, synthetic_triplets=triplets)
+    model.generator.eval()  # batch statistics would otherwise differ between the two calls
+    before = cooperative_loss(model, images, labels, 0, 2)[1]["hash"]
+    plain = tiny(synthetic_weight=0.0)
+    assert float(before) == pytest.approx(float(cooperative_loss(plain, images, labels, 0, 2)[1]["hash"]))
+    after = cooperative_loss(model, images, labels, 0, 3)[1]["hash"]
+    assert float(after) != pytest.approx(float(before))
+
+
+def test_steps_are_reproducible_and_the_seed_counts():
+    images, labels = batch()
+
+    def run(seed):
+        model = tiny()
+        chosen = optimizers(model)
+        for update in range(3):
+            cooperative_step(model, images, labels, chosen, seed, update)
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    assert torch.equal(run(1), run(1))
+    assert not torch.equal(run(1), run(2))
+
+
+def test_the_plain_model_leaves_generator_energy_and_inference_alone():
+    images, labels = batch()
+    model = tiny(cooperative=False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    cooperative_step(model, images, labels, optimizers(model), 0, 0)
+    for name, value in model.state_dict().items():
+        trained = name.startswith(
+            ("descriptor.base", "descriptor.hash_head", "descriptor.category_head")
+        )
+        assert torch.equal(value, before[name]) != trained, name
+
+
+def test_initial_weights_depend_on_the_seed_and_not_on_the_global_stream():
+    torch.manual_seed(1)
+    first = tiny(seed=3).state_dict()
+    torch.manual_seed(2)
+    state = torch.random.get_rng_state()
+    second = tiny(seed=3).state_dict()
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["descriptor.hash_head.weight"],
+                           tiny(seed=4).state_dict()["descriptor.hash_head.weight"])  # fmt: skip
+
+
+def test_encode_takes_numpy_torch_and_bytes_alike():
+    model = tiny()
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 1, 12, 12), np.uint8)
+    floats = pixels.astype(np.float32) / 127.5 - 1
+    codes = model.encode(pixels, batch_size=3)
+    assert isinstance(codes, np.ndarray) and codes.dtype == np.uint8 and codes.shape == (7, 2)
+    assert np.array_equal(codes, model.encode(floats))
+    assert np.array_equal(codes, model.encode(torch.from_numpy(floats)).numpy())
+    images = ch.data.ImageSet(pixels, np.zeros(7, np.int64), ("a", "b", "c"))
+    assert np.array_equal(codes, model.encode(images))
+    assert np.array_equal(ch.unpack(codes, 9) > 0, model.outputs(floats).numpy() >= 0)
+    assert model.encode(pixels[:0]).shape == (0, 2)
+    assert model.classify(pixels).shape == (7,)
+
+
+@pytest.mark.parametrize(
+    "images, words",
+    [
+        (np.zeros((2, 3, 12, 12), np.float32), "1, 12, 12"),
+        (np.full((2, 1, 12, 12), np.nan, np.float32), "NaN"),
+        (np.full((2, 1, 12, 12), 255.0, np.float32), "127.5"),
+        (np.zeros((12, 12), np.float32), "1, 12, 12"),
+    ],
+)
+def test_encode_says_what_is_wrong(images, words):
+    with pytest.raises((ValueError, TypeError), match=words):
+        tiny().encode(images)
+
+
+@pytest.mark.parametrize(
+    "change, error, words",
+    [
+        (dict(bits=0), ValueError, "bits must be from 1 to 4096, got 0"),
+        (dict(bits=5000), ValueError, "bits"),
+        (dict(bits=4.0), TypeError, "bits must be int"),
+        (dict(classes=1), ValueError, "classes must be at least 2"),
+        (dict(image_shape=(2, 28, 28)), ValueError, "image_shape"),
+        (dict(image_shape=(1, 4, 28)), ValueError, "from 8 to 64"),
+        (dict(langevin_step_size=0.0), ValueError, "langevin_step_size must be above 0"),
+        (dict(energy_weight=-1.0), ValueError, "energy_weight"),
+        (dict(margin=float("nan")), ValueError, "margin must be finite"),
+        (dict(pairs="both"), ValueError, "pairs must be one of"),
+        (dict(cooperative=1), TypeError, "cooperative must be bool"),
+        (dict(langevin_setps=3), TypeError, "unknown option 'langevin_setps'"),
+        (dict(class_names=("a",)), ValueError, "class_names must be 3 names"),
+    ],
+)
+def test_settings_out_of_range_name_themselves(change, error, words):
+    settings = {"bits": 8, "classes": 3, "image_shape": (1, 28, 28), **change}
+    with pytest.raises(error, match=words):
+        ch.CoopHash(**settings)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ((torch.tensor([0, 3]),), "labels must be from 0 to 2, got 0 to 3"),
+        ((torch.tensor([0.0, 1.0]),), "labels must be integer"),
+        ((torch.tensor([0, 1]), torch.tensor([1])), "negative_labels"),
+        ((torch.tensor([0, 1]), torch.tensor([1, 1])), "must differ"),
+        ((torch.tensor([0, 1]), None, torch.zeros(2, 4)), "latent must be"),
+    ],
+)
+def test_pairs_say_what_is_wrong(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        tiny().contrastive_pair(*arguments)
+
+
+def test_every_setting_is_documented():
+    for field in dataclasses.fields(CoopHashConfig):
+        assert field.name in (CoopHashConfig.__doc__ or ""), field.name
+
+
+def test_random_source_and_other_classes():
+    a, b = (torch.rand(4, generator=random_source(torch.device("cpu"), 0, u)) for u in (0, 1))
+    assert not torch.equal(a, b)
+    labels = torch.arange(5).repeat(400)
+    others = other_classes(labels, 5, random_source(torch.device("cpu"), 0, 0))
+    counts = torch.bincount(others[labels == 2], minlength=5)
+    assert counts[2] == 0 and (counts[[0, 1, 3, 4]] > 60).all()

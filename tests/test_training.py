@@ -1,0 +1,205 @@
+"""fit: reproducible, resumable bit for bit, validated, and clear about bad data."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import coophash as ch
+from coophash import checkpoints, training
+from coophash.data import ImageSet
+
+SMALL = dict(base_channels=4, features=16, generator_channels=2, latent_dim=5, langevin_steps=2,
+             synthetic_from=2)  # fmt: skip
+
+
+def stripes(count=24, seed=0, name="stripes"):
+    """Three classes that differ in where a bright bar stands."""
+    source = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    images = source.integers(0, 60, (count, 1, 12, 12), np.uint8)
+    for row, label in enumerate(labels):
+        images[row, 0, :, 4 * label : 4 * label + 4] += 150
+    return ImageSet(images, labels.astype(np.int64), ("left", "middle", "right"), name)
+
+
+def tiny(**options):
+    return ch.CoopHash(8, 3, (1, 12, 12), **{**SMALL, **options})
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def assert_equal_weights(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+def fit(model, data=None, **settings):
+    settings = {"updates": 12, "batch_size": 8, "progress": False, "validate_every": 4, **settings}
+    return ch.fit(model, data if data is not None else stripes(), **settings)
+
+
+@pytest.mark.parametrize("cooperative", [True, False])
+def test_it_learns(cooperative):
+    model = tiny(cooperative=cooperative)
+    data, held_out = stripes(60), stripes(30, seed=1)
+    history = fit(model, data, validation=held_out, updates=60, learning_rate=3e-3)
+    codes, database = model.encode(held_out), model.encode(data)
+    score = ch.metrics.mean_average_precision(codes, database, held_out.labels, data.labels)
+    assert score > 0.95
+    assert history.validation and history.best_update in dict(history.validation)
+    assert score == pytest.approx(max(score for _, score in history.validation))
+    assert model.class_names == ("left", "middle", "right")
+    assert not model.training
+
+
+def test_equal_seeds_give_equal_weights():
+    one, other, third = tiny(), tiny(), tiny()
+    fit(one, seed=1), fit(other, seed=1), fit(third, seed=2)
+    assert_equal_weights(weights(one), weights(other))
+    assert not torch.equal(one.descriptor.hash_head.weight, third.descriptor.hash_head.weight)
+
+
+@pytest.mark.parametrize("stop_at", [5, 8])
+def test_resume_gives_the_weights_of_an_uninterrupted_run(tmp_path, monkeypatch, stop_at):
+    whole = tiny()
+    expected = fit(whole, validation=stripes(9, seed=1), folder=tmp_path / "whole")
+
+    original, calls = training.cooperative_step, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == stop_at:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(training, "cooperative_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny(), validation=stripes(9, seed=1), folder=tmp_path / "cut")
+    monkeypatch.setattr(training, "cooperative_step", original)
+    resumed = tiny(seed=9)  # its weights come from the checkpoint
+    history = fit(resumed, validation=stripes(9, seed=1), folder=tmp_path / "cut", resume=True)
+
+    assert_equal_weights(weights(whole), weights(resumed))
+    assert history.best_update == expected.best_update
+    strip = [{k: v for k, v in r.items() if k != "seconds"} for r in history.records]
+    assert strip == [{k: v for k, v in r.items() if k != "seconds"} for r in expected.records]
+
+
+def test_resume_after_the_end_changes_nothing(tmp_path):
+    model, again = tiny(), tiny(seed=4)
+    fit(model, validation=stripes(9, seed=1), folder=tmp_path)
+    fit(again, validation=stripes(9, seed=1), folder=tmp_path, resume=True)
+    assert_equal_weights(weights(model), weights(again))
+
+
+def test_resume_without_a_checkpoint_starts(tmp_path):
+    history = fit(tiny(), folder=tmp_path, resume=True)
+    assert history.records[-1]["update"] == 12
+
+
+def test_resume_refuses_other_settings(tmp_path):
+    fit(tiny(), folder=tmp_path)
+    with pytest.raises(ValueError, match="made with seed = 0, not 1"):
+        fit(tiny(), folder=tmp_path, resume=True, seed=1)
+
+
+def test_an_old_checkpoint_is_not_overwritten(tmp_path):
+    fit(tiny(), folder=tmp_path)
+    with pytest.raises(ValueError, match="checkpoint of an earlier run"):
+        fit(tiny(), folder=tmp_path)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    fit(tiny(), folder=tmp_path)
+    path = tmp_path / checkpoints.CHECKPOINT_FILE
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors is damaged"):
+        fit(tiny(), folder=tmp_path, resume=True)
+
+
+def test_the_folder_holds_a_model_that_loads(tmp_path):
+    model = tiny()
+    fit(model, folder=tmp_path)
+    loaded = ch.load(tmp_path)
+    assert_equal_weights(weights(model), weights(loaded))
+    assert loaded.class_names == ("left", "middle", "right")
+    assert np.array_equal(loaded.encode(stripes()), model.encode(stripes()))
+
+
+def test_arrays_tensors_and_image_sets_train_alike():
+    data, models = stripes(), [tiny() for _ in range(4)]
+    pixels = data.float()
+    for model, given in zip(
+        models,
+        [data, (pixels, data.labels), (torch.from_numpy(pixels), torch.from_numpy(data.labels)),
+         (data.images, data.labels)],
+        strict=True,
+    ):  # fmt: skip
+        fit(model, given, updates=4)
+    for model in models[1:]:
+        assert_equal_weights(weights(models[0]), weights(model))
+
+
+def test_history_saves_as_json(tmp_path):
+    history = fit(tiny())
+    history.save(tmp_path / "history.json")
+    read = json.loads((tmp_path / "history.json").read_text())
+    assert read["settings"]["model"]["bits"] == 8
+    assert read["records"][-1]["update"] == 12
+    updates, values = history.curve("energy_real")
+    assert updates[-1] == 12 and np.isfinite(values).all()
+
+
+def test_divergence_says_which_setting_to_change():
+    with pytest.raises(FloatingPointError, match="learning_rate"):
+        fit(tiny(cooperative=False), learning_rate=1e30, schedule="constant", updates=40)
+
+
+def _with_labels(labels):
+    data = stripes(len(labels))
+    return data.float(), np.asarray(labels)
+
+
+@pytest.mark.parametrize(
+    "data, error, words",
+    [
+        (lambda: _with_labels([0, 0, 1, 1, 2]), ValueError, "class 2 has 1 training image; "),
+        (lambda: _with_labels([0, 0, 1, 1, 3]), ValueError, "labels must be from 0 to 2"),
+        (lambda: _with_labels([0, 0, 1, 1]), ValueError, "class 2 has 0 training images"),
+        (lambda: stripes().images, TypeError, "must be an ImageSet or"),
+        (lambda: (stripes().float()[:4], stripes().labels), ValueError, "4 images but 24 labels"),
+        (lambda: (stripes().float()[:, :, :5], stripes().labels), ValueError, "1, 12, 12"),
+        (lambda: (stripes().float() * np.nan, stripes().labels), ValueError, "NaN"),
+        (lambda: _with_labels([]), ValueError, "0 images"),
+    ],
+)
+def test_bad_data_says_what_is_wrong(data, error, words):
+    with pytest.raises(error, match=words):
+        fit(tiny(), data())
+
+
+def test_a_class_with_one_image_is_called_by_its_name():
+    data = stripes()
+    rows = np.flatnonzero((data.labels != 2) | (np.arange(len(data)) == 2))
+    with pytest.raises(ValueError, match=r"class 2 \('right'\) has 1 training image"):
+        fit(tiny(), data.subset(rows))
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (dict(updates=-1), "updates"),
+        (dict(batch_size=1), "batch_size"),
+        (dict(schedule="linear"), "schedule"),
+        (dict(resume=True), "resume needs folder"),
+        (dict(validate_every=0), "validate_every"),
+    ],
+)
+def test_bad_settings_say_what_is_wrong(settings, words):
+    with pytest.raises(ValueError, match=words):
+        fit(tiny(), **settings)
