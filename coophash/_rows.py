@@ -118,21 +118,31 @@ class Rows:
         return assigned
 
     def attach(
-        self, codes: NDArray[np.uint8], ids: NDArray[np.int64] | None, first_id: int = 0
+        self,
+        codes: NDArray[np.uint8],
+        ids: NDArray[np.int64] | None,
+        first_id: int,
+        last_id: int,
+        increasing: bool,
     ) -> None:
-        """Add a run of rows that is used where it lies, such as a mapped file."""
-        count = codes.shape[0]
-        if count == 0:
-            return
-        self.runs.append(Run(codes, ids, first_id, count, None, True))
-        if ids is None:
-            first, last, ordered = first_id, first_id + count - 1, True
-        else:
-            first, last = int(ids[0]), int(ids.max())
-            ordered = bool((np.diff(ids) > 0).all())
-        self.increasing = self.increasing and ordered and first >= self.next_id
-        self.next_id = max(self.next_id, last + 1)
+        """Add a run of rows that is used where it lies, such as a mapped file.
+
+        Args:
+            codes: (length, width), not empty.
+            ids: (length,), or None: row r has the id first_id + r.
+            first_id: the id of the first row.
+            last_id: the largest id.
+            increasing: whether ids grow from row to row.
+        """
+        self.runs.append(Run(codes, ids, first_id, codes.shape[0], None, True))
+        self.increasing = self.increasing and increasing and first_id >= self.next_id
+        self.next_id = max(self.next_id, last_id + 1)
         self._sorted = None
+
+    def all_removed(self) -> NDArray[np.int64]:
+        """The ids that were removed, sorted."""
+        marked = [run.all_ids()[~run.alive_mask()] for run in self.runs if run.alive is not None]
+        return np.unique(np.concatenate([self.retired, *marked]))
 
     def locate(self, ids: NDArray[np.int64], removed: bool = False) -> NDArray[np.int64]:
         """The place of each id, counted over all runs, or -1 if no row has it.
