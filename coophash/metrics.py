@@ -34,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coophash import ties as _ties
+from coophash.codes import check_bits, check_codes
 from coophash.relevance import Retrieval, check_retrieval
 
 Ties = Literal["average", "stable", "best", "worst"]
@@ -120,11 +121,11 @@ def average_precision(
         return values
     found = _relevant_items(data)
     ranks = np.arange(1, cut + 1)
-    for rows, ranked in data.rankings(cut):
+    for block, ranked in data.rankings(cut):
         hits = np.cumsum(ranked, axis=1)
         sums = ((hits / ranks) * ranked).sum(axis=1)
-        divide_by = np.minimum(found[rows], cut) if divisor == "relevant" else hits[:, -1]
-        values[rows] = np.where(found[rows] > 0, sums / np.maximum(divide_by, 1), np.nan)
+        divide_by = np.minimum(found[block], cut) if divisor == "relevant" else hits[:, -1]
+        values[block] = np.where(found[block] > 0, sums / np.maximum(divide_by, 1), np.nan)
     return values
 
 
@@ -173,8 +174,8 @@ def precision_at_k(
     cut = _check_k(k, data)
     values = np.empty(data.queries)
     if ties == "stable":
-        for rows, ranked in data.rankings(cut):
-            values[rows] = ranked.sum(axis=1) / cut
+        for block, ranked in data.rankings(cut):
+            values[block] = ranked.sum(axis=1) / cut
     else:
         for rows, total, relevant in data.histograms():
             values[rows] = _ties.hits_at_k(total, relevant, cut, ties) / cut
@@ -267,7 +268,11 @@ def precision_recall_curve(
     _check_choice("average", average, Mean)
     _check_choice("empty", empty, Empty)
     data = check_retrieval(query_codes, database_codes, query_labels, database_labels)
-    last = data.bits if bits is None else _check_bits(bits, data)
+    last = data.bits
+    if bits is not None:
+        last = check_bits(bits)
+        check_codes(data.query_codes, "query_codes", last)
+        check_codes(data.database_codes, "database_codes", last)
     # Sums over the queries of numerators and denominators, one column per radius.
     precision, recall = np.zeros((2, last + 1)), np.zeros((2, last + 1))
     for _, total, relevant in data.histograms():
@@ -330,19 +335,3 @@ def _check_integer(name: str, value: object, least: int) -> int:
 
 def _check_k(k: int | None, data: Retrieval) -> int:
     return data.items if k is None else min(_check_integer("k", k, 1), data.items)
-
-
-def _check_bits(bits: int, data: Retrieval) -> int:
-    width = data.query_codes.shape[1]
-    if -(-_check_integer("bits", bits, 1) // 8) != width:
-        raise ValueError(
-            f"bits must be {8 * width - 7} to {8 * width} for codes of {width} bytes, got {bits}"
-        )
-    used = (bits - 1) % 8 + 1  # of the last byte
-    for name in ("query_codes", "database_codes"):
-        if used < 8 and (getattr(data, name)[:, -1] >> used).any():
-            raise ValueError(
-                f"{name} has bits set beyond the first {bits}: give the number of bits that "
-                "coophash.pack was given"
-            )
-    return bits

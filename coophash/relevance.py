@@ -2,7 +2,9 @@
 
 A retrieval metric under Hamming distance needs no ranking: how many items, and how many relevant
 ones, stand at each distance from 0 to `bits` says everything that does not depend on the order of
-ties. The histogram is built tile by tile, so memory does not grow with queries x database.
+ties. The histograms come from `hamming_histogram`, once over the whole database and once over the
+items relevant to each distinct label of the queries, so nothing of the size queries x database
+is ever held.
 """
 
 from __future__ import annotations
@@ -14,9 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Pairs of (query, item) handled at a time: 2^18 distances stay in a core's second-level cache.
-_TILE_PAIRS = 1 << 18
-_TILE_ITEMS = 1 << 13
+from coophash.codes import as_numpy, check_codes
+from coophash.search import hamming_distances, hamming_histogram, hamming_topk
+
+# Cells of a block of histograms, and ranks of a block of rankings: some megabytes each.
+_BLOCK_CELLS = 1 << 18
+_BLOCK_RANKS = 1 << 19
 
 
 @dataclass(frozen=True)
@@ -25,14 +30,16 @@ class Retrieval:
 
     Attributes:
         query_codes, database_codes: packed codes, uint8, (Q, width) and (N, width).
-        query_labels, database_labels: int64, (Q,) and (N,), classes; or uint64, (Q, words) and
+        query_labels, database_labels: int64, (Q, 1) and (N, 1), classes; or uint64, (Q, words) and
             (N, words), multi-hot labels packed 64 to a word.
+        multi_hot: which of the two.
     """
 
     query_codes: NDArray[np.uint8]
     database_codes: NDArray[np.uint8]
     query_labels: NDArray[Any]
     database_labels: NDArray[Any]
+    multi_hot: bool
 
     @property
     def queries(self) -> int:
@@ -47,53 +54,54 @@ class Retrieval:
         """The largest distance possible: the spare bits of the last byte count too."""
         return 8 * int(self.query_codes.shape[1])
 
-    def histograms(self) -> Iterator[tuple[slice, NDArray[np.int64], NDArray[np.int64]]]:
-        """For blocks of queries: (rows, total, relevant), both int64, (B, bits + 1).
+    def histograms(
+        self,
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
+        """For blocks of queries: (rows, total, relevant), int64, (B,) and twice (B, bits + 1).
 
-        total[q, d] items stand at distance d from query q, relevant[q, d] of them are relevant.
+        total[i, d] items stand at distance d from query rows[i], relevant[i, d] of them are
+        relevant. Each query comes once, those of one label together.
         """
-        bins = 2 * (self.bits + 1)
-        # A block's histogram should not outgrow the tile that fills it.
-        block = max(1, min(self.queries, _TILE_PAIRS // max(bins, min(self.items, _TILE_ITEMS))))
-        tile = max(1, min(self.items, _TILE_PAIRS // block))
+        _, group = np.unique(self.query_labels, axis=0, return_inverse=True)
+        group = group.reshape(-1)  # NumPy 2.0 alone gives it another shape
+        order = np.argsort(group, kind="stable")
+        block = max(1, _BLOCK_CELLS // (self.bits + 1))
         for first in range(0, self.queries, block):
-            rows = slice(first, min(first + block, self.queries))
-            size = rows.stop - rows.start
-            counts = np.zeros(size * bins, dtype=np.int64)
-            base = (np.arange(size, dtype=np.int64) * bins)[:, None]
-            for start in range(0, self.items, tile):
-                columns = slice(start, min(start + tile, self.items))
-                distances, relevant = self._tile(rows, columns)
-                keys = base + 2 * distances.astype(np.int64)
-                keys += relevant
-                counts += np.bincount(keys.ravel(), minlength=counts.size)
-            split = counts.reshape(size, self.bits + 1, 2)
-            yield rows, split.sum(axis=2), np.ascontiguousarray(split[:, :, 1])
+            rows = order[first : first + block]
+            total = hamming_histogram(self.database_codes, self.query_codes[rows])
+            relevant = np.zeros_like(total)
+            starts = np.flatnonzero(np.diff(group[rows], prepend=-1))
+            for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
+                label = self.query_labels[rows[start]]
+                mask = self._are_relevant(label, self.database_labels)
+                relevant[start:stop] = hamming_histogram(
+                    self.database_codes[mask], self.query_codes[rows[start:stop]]
+                )
+            yield rows, total, relevant
 
     def rankings(self, k: int) -> Iterator[tuple[slice, NDArray[np.bool_]]]:
         """For blocks of queries: (rows, relevant), bool, (B, k): the k nearest by (distance, id).
 
-        Here an id is the place in the database.
+        Here an id is the place in the database; k <= items.
         """
-        # NumPy sorts integers of up to 16 bits stably by radix.
-        kind = np.uint8 if self.bits < 256 else np.uint16
-        block = max(1, _TILE_PAIRS // self.items)
+        # For the few nearest of many, selection; else sort: 16-bit integers go stably by radix.
+        select = k <= self.items // 64
+        block = max(1, _BLOCK_RANKS // (k if select else self.items))
         for first in range(0, self.queries, block):
             rows = slice(first, min(first + block, self.queries))
-            distances, relevant = self._tile(rows, slice(0, self.items))
-            order = np.argsort(distances.astype(kind), axis=1, kind="stable")[:, :k]
-            yield rows, np.take_along_axis(relevant, order, axis=1)
+            codes = self.query_codes[rows]
+            if select:
+                _, ids = hamming_topk(self.database_codes, codes, k)
+            else:
+                distances = hamming_distances(codes, self.database_codes).astype(np.uint16)
+                ids = np.argsort(distances, axis=1, kind="stable")[:, :k]
+            labels = self.query_labels[rows, None]
+            yield rows, self._are_relevant(labels, self.database_labels[ids])
 
-    def _tile(self, rows: slice, columns: slice) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Distances and relevance of some queries and some items, both (B, T)."""
-        distances = distances_numpy(self.query_codes[rows], self.database_codes[columns])
-        ours, theirs = self.query_labels[rows], self.database_labels[columns]
-        if ours.ndim == 1:
-            return distances, ours[:, None] == theirs[None, :]
-        shared = ours[:, None, 0] & theirs[None, :, 0]
-        for word in range(1, ours.shape[1]):
-            shared |= ours[:, None, word] & theirs[None, :, word]
-        return distances, shared != 0
+    def _are_relevant(self, ours: NDArray[Any], theirs: NDArray[Any]) -> NDArray[np.bool_]:
+        """Labels (..., words) against labels (..., words), broadcast, to bool (...)."""
+        same = (ours & theirs) != 0 if self.multi_hot else ours == theirs
+        return np.asarray(same[..., 0] if same.shape[-1] == 1 else same.any(axis=-1))
 
 
 def check_retrieval(
@@ -118,85 +126,27 @@ def check_retrieval(
             "query_labels and database_labels must both be classes (N,) or multi-hot (N, C) with "
             f"the same C, got {ours.shape} and {theirs.shape}"
         )
-    if ours.ndim == 2:
-        ours, theirs = _pack_words(ours), _pack_words(theirs)
-    return Retrieval(queries, database, ours, theirs)
-
-
-def distances_numpy(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.uint16]:
-    """Hamming distances between packed codes, uint16, (N, M): the reference in NumPy alone."""
-    left, right = _to_words(a), _to_words(b)
-    out = np.zeros((len(a), len(b)), dtype=np.uint16)
-    for word in range(left.shape[1]):
-        out += _bit_count(left[:, None, word] ^ right[None, :, word])
-    return out
-
-
-def _to_words(codes: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Packed bytes as 64-bit words, zero bytes appended."""
-    count, width = codes.shape
-    padded = np.zeros((count, -(-width // 8) * 8), dtype=np.uint8)
-    padded[:, :width] = codes
-    return padded.view(np.uint64)
-
-
-if hasattr(np, "bitwise_count"):  # NumPy 2
-
-    def _bit_count(words: NDArray[np.uint64]) -> NDArray[np.uint8]:
-        return np.asarray(np.bitwise_count(words), dtype=np.uint8)
-
-else:
-    _BITS_OF_16 = (
-        np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1)
-        .sum(axis=1)
-        .astype(np.uint8)
-    )
-
-    def _bit_count(words: NDArray[np.uint64]) -> NDArray[np.uint8]:
-        quarters = _BITS_OF_16[np.ascontiguousarray(words).view(np.uint16)]
-        return np.asarray(quarters.reshape(*words.shape, 4).sum(axis=-1), dtype=np.uint8)
-
-
-def _pack_words(labels: NDArray[np.bool_]) -> NDArray[np.uint64]:
-    """Multi-hot labels (N, C) as bits of 64-bit words: one AND compares 64 classes."""
-    return _to_words(np.packbits(labels, axis=1))
-
-
-def _as_numpy(value: Any) -> NDArray[Any]:
-    if isinstance(value, np.ndarray):
-        return value
-    if hasattr(value, "detach"):  # a torch tensor, on any device, with or without a gradient
-        return np.asarray(value.detach().cpu().numpy())
-    if hasattr(value, "__dlpack__"):
-        return np.from_dlpack(value)
-    return np.asarray(value)
+    if ours.ndim == 1:
+        return Retrieval(queries, database, ours[:, None], theirs[:, None], multi_hot=False)
+    return Retrieval(queries, database, _pack_words(ours), _pack_words(theirs), multi_hot=True)
 
 
 def _check_codes(value: Any, name: str) -> NDArray[np.uint8]:
-    codes = _as_numpy(value)
-    if codes.dtype != np.uint8 or codes.ndim != 2:
-        raise TypeError(
-            f"{name} must be packed codes, uint8 (N, ceil(bits / 8)), got {codes.dtype} "
-            f"{codes.shape}: call coophash.pack(outputs) first"
-        )
-    if 0 in codes.shape:
-        raise ValueError(f"{name} must hold at least one code of one byte, got {codes.shape}")
-    if codes.shape[1] > 512:
-        raise ValueError(f"{name} must have at most 4096 bits, got {8 * codes.shape[1]}")
-    return np.ascontiguousarray(codes)
+    codes = check_codes(as_numpy(value, name)[0], name)
+    if len(codes) == 0:
+        raise ValueError(f"{name} must hold at least one code, got {codes.shape}")
+    return codes
 
 
 def _check_labels(value: Any, name: str, count: int) -> NDArray[Any]:
     """int64 (N,) classes, or bool (N, C) multi-hot."""
-    labels = _as_numpy(value)
+    labels, _ = as_numpy(value, name)
     expected = "classes, integers (N,), or multi-hot, zeros and ones (N, C)"
-    if labels.ndim not in (1, 2) or labels.dtype.kind not in "biuf":
+    if labels.ndim not in (1, 2) or (labels.ndim == 1 and labels.dtype.kind not in "iu"):
         raise TypeError(f"{name} must be {expected}; got {labels.dtype} {labels.shape}")
     if len(labels) != count:
         raise ValueError(f"{name} must have one row per code, {count}, got {labels.shape}")
     if labels.ndim == 1:
-        if labels.dtype.kind not in "iu":
-            raise TypeError(f"{name} must be {expected}; got {labels.dtype} {labels.shape}")
         if int(labels.min()) < 0:
             raise ValueError(
                 f"{name} must be classes >= 0, got {int(labels.min())}: for items that are "
@@ -211,3 +161,11 @@ def _check_labels(value: Any, name: str, count: int) -> NDArray[Any]:
     if labels.dtype != np.bool_ and not ((labels == 0) | (labels == 1)).all():
         raise ValueError(f"{name} of shape {labels.shape} must hold zeros and ones only")
     return labels.astype(np.bool_)
+
+
+def _pack_words(labels: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """Multi-hot labels (N, C) as bits of 64-bit words: one AND compares 64 classes."""
+    packed = np.packbits(labels, axis=1)
+    padded = np.zeros((len(packed), -(-packed.shape[1] // 8) * 8), dtype=np.uint8)
+    padded[:, : packed.shape[1]] = packed
+    return padded.view(np.uint64)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import runpy
 import subprocess
 import sys
 import tracemalloc
@@ -107,10 +106,10 @@ def test_average_is_the_mean_over_shuffles(k, divisor):
 
 
 @pytest.mark.parametrize("divisor", DIVISORS)
-@pytest.mark.parametrize("k", [None, 1, 7, 60])
+@pytest.mark.parametrize("k", [None, 1, 4, 7, 260])  # up to 4 selected, from 7 sorted
 @pytest.mark.parametrize("width", [1, 2, 40])
 def test_stable_follows_the_order_of_the_database(width, k, divisor):
-    q, d, ql, dl = random_case(1, queries=9, items=60, width=width)
+    q, d, ql, dl = random_case(1, queries=9, items=260, width=width)
     d[10:30] = d[5]  # ties at every width
     expected = []
     for row, label in zip(unpacked_distances(q, d), ql, strict=True):
@@ -220,8 +219,9 @@ def test_multi_hot_means_any_shared_label(classes):
     distances = unpacked_distances(q, d)
     for kind in (bool, np.int64, np.float32):
         data = relevance.check_retrieval(q, d, ours.astype(kind), theirs.astype(kind))
+        assert sorted(np.concatenate([rows for rows, _, _ in data.histograms()])) == [*range(13)]
         for rows, total, relevant in data.histograms():
-            for i, row in enumerate(range(rows.start, rows.stop)):
+            for i, row in enumerate(rows.tolist()):
                 np.testing.assert_array_equal(total[i], np.bincount(distances[row], minlength=9))
                 near = distances[row][expected[row]]
                 np.testing.assert_array_equal(relevant[i], np.bincount(near, minlength=9))
@@ -236,8 +236,8 @@ def test_one_hot_equals_classes():
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("pairs", [1, 50, 4000])
-def test_tiles_of_any_size_give_the_same(monkeypatch, pairs):
+@pytest.mark.parametrize("cells", [1, 50, 4000])
+def test_blocks_of_any_size_give_the_same(monkeypatch, cells):
     case = random_case(3, queries=31, items=113, width=3)
 
     def values():
@@ -249,20 +249,10 @@ def test_tiles_of_any_size_give_the_same(monkeypatch, pairs):
         ]
 
     whole = values()
-    monkeypatch.setattr(relevance, "_TILE_PAIRS", pairs)
+    monkeypatch.setattr(relevance, "_BLOCK_CELLS", cells)
+    monkeypatch.setattr(relevance, "_BLOCK_RANKS", cells)
     for a, b in zip(values(), whole, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12)
-
-
-@pytest.mark.parametrize("width", [1, 2, 3, 6, 8, 9, 16, 512])
-def test_distances(monkeypatch, width):
-    q, d, _, _ = random_case(width, width=width)
-    q[0], d[0] = 0, 255
-    expected = unpacked_distances(q, d)
-    np.testing.assert_array_equal(relevance.distances_numpy(q, d), expected)
-    monkeypatch.delattr(np, "bitwise_count", raising=False)  # NumPy 1.26
-    old = runpy.run_path(relevance.__file__)
-    np.testing.assert_array_equal(old["distances_numpy"](q, d), expected)
 
 
 def test_memory_does_not_grow_with_queries_times_database():
@@ -341,9 +331,9 @@ def test_curve_ends_at_the_number_of_bits_given():
     np.testing.assert_array_equal(full.precision[:13], curve.precision)
     np.testing.assert_array_equal(full.recall[12:], np.ones(5))
     d[0, 1] |= 0x80
-    with pytest.raises(ValueError, match="database_codes has bits set beyond the first 12"):
+    with pytest.raises(ValueError, match="database_codes must be 0 in the 4 spare bits"):
         metrics.precision_recall_curve(q, d, ql, dl, bits=12)
-    with pytest.raises(ValueError, match="bits must be 9 to 16"):
+    with pytest.raises(ValueError, match=r"query_codes must be uint8 \(N, 1\) for 8 bits"):
         metrics.precision_recall_curve(q, d, ql, dl, bits=8)
 
 
@@ -366,15 +356,19 @@ def test_queries_that_nothing_is_relevant_to():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"q": np.zeros((3, 8), np.float32)}, TypeError, r"query_codes must be packed.*float32"),
-        ({"d": np.zeros(5, np.uint8)}, TypeError, r"database_codes must be packed"),
+        (
+            {"q": np.zeros((3, 8), np.float32)},
+            TypeError,
+            "query_codes must be uint8 .* got float32",
+        ),
+        ({"d": np.zeros(5, np.uint8)}, ValueError, "database_codes must be uint8"),
         ({"d": np.zeros((5, 2), np.uint8)}, ValueError, "the same width, got 1 and 2"),
         ({"d": np.zeros((0, 1), np.uint8)}, ValueError, "at least one code"),
-        ({"q": np.zeros((3, 513), np.uint8)}, ValueError, "at most 4096 bits"),
+        ({"q": np.zeros((3, 513), np.uint8)}, ValueError, r"\(N, 1 to 512\)"),
         ({"ql": [0, 1]}, ValueError, "query_labels must have one row per code, 3"),
         ({"ql": [0.0, 1.0, 2.0]}, TypeError, "query_labels must be classes, integers"),
         ({"ql": [-1, 0, 1]}, ValueError, "classes >= 0, got -1"),
-        ({"ql": ["a", "b", "c"]}, TypeError, "query_labels must be classes"),
+        ({"ql": ["a", "b", "c"]}, TypeError, "query_labels must be an array of real numbers"),
         ({"dl": np.eye(5)}, ValueError, "must both be classes"),
         ({"dl": np.zeros((5, 1), int)}, ValueError, "could be either"),
         ({"dl": np.full((5, 2), 2)}, ValueError, "zeros and ones only"),
