@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Literal, TypeAlias, overload
 
 import torch
@@ -94,8 +95,11 @@ def langevin(
         FloatingPointError: the chain diverged; the message names the step.
     """
     _check(x, labels, steps)
-    a = _coefficient("grad_scale", grad_scale, "step_size", step_size, 0.5 * step_size * step_size)
-    b = _coefficient("noise_scale", noise_scale, "noise", noise, step_size * noise)
+    size, temperature = _number("step_size", step_size), _number("noise", noise)
+    if size == 0.0:
+        raise ValueError("step_size must be > 0, got 0")
+    a = 0.5 * size * size if grad_scale is None else grad_scale
+    b = size * temperature if noise_scale is None else noise_scale
     call = _bind(energy, labels)
     energies: list[Tensor] = []
     look = x.device.type == "cpu"  # elsewhere each look at a value waits for the device
@@ -126,10 +130,10 @@ def langevin(
 def _check(x: Tensor, labels: Tensor | None, steps: int) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
-    if not x.is_floating_point() or x.dim() == 0:
-        raise ValueError(
-            f"x must be floating point (B, ...), got {x.dtype} {tuple(x.shape)}: call x.float()"
-        )
+    if not x.is_floating_point():
+        raise TypeError(f"x must be floating point, got {x.dtype}: call x.float() first")
+    if x.dim() == 0:
+        raise ValueError("x must have a batch dimension, (B, ...), got a single number")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
         raise ValueError(f"steps must be an integer >= 0, got {steps!r}")
     if isinstance(labels, Tensor) and (labels.dim() == 0 or len(labels) != len(x)):
@@ -139,15 +143,12 @@ def _check(x: Tensor, labels: Tensor | None, steps: int) -> None:
         )
 
 
-def _coefficient(
-    name: str, value: float | Tensor | None, source: str, given: float, derived: float
-) -> float | Tensor:
-    """The coefficient that was given by its own name, or the one derived from the step size."""
-    if value is not None:
-        return value
-    if not 0.0 <= given < math.inf or (source == "step_size" and given == 0.0):
-        raise ValueError(f"{source} must be a finite number > 0 (noise: >= 0), got {given!r}")
-    return derived
+def _number(name: str, value: float) -> float:
+    if not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not 0.0 <= value < math.inf:
+        raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
+    return float(value)
 
 
 def _bind(energy: Energy, labels: Tensor | None) -> Callable[[Tensor], Tensor]:

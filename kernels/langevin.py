@@ -13,6 +13,7 @@ Check it, time it: pytest tests/kernels/test_langevin.py && pytest benchmarks/be
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any, TypeAlias
 
 import torch
@@ -225,7 +226,6 @@ def langevin_step(
     std = _positive("reference_std", reference_std, math.inf)
     a, b, scales = _scales(x, grad_scale, noise_scale)
     integers, rng = _rng(x, seed, step, chain)
-    drawn = noise is None and (scales is not None or b != 0.0)
     options = (scales, rng, a, b, low, high, clip, 1.0 / (std * std), *integers)
     if torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, grad, noise, scales)
@@ -235,7 +235,7 @@ def langevin_step(
                 "out= is not differentiable, but an argument requires a gradient: leave out=, or "
                 "call under torch.no_grad()"
             )
-        if drawn:
+        if noise is None and b != 0.0:
             raise ValueError(
                 "a step that draws its own noise is not differentiable, but an argument requires "
                 "a gradient: give the noise as noise=, or call under torch.no_grad()"
@@ -244,6 +244,8 @@ def langevin_step(
         return _langevin_step(x, grad, noise, *options)  # type: ignore[no-any-return]
     if out.dtype != x.dtype:
         raise TypeError(f"out must have the dtype of x, {x.dtype}, got {out.dtype}")
+    if any(size > 1 and stride == 0 for size, stride in zip(out.shape, out.stride(), strict=True)):
+        raise ValueError("out must own each of its elements, got an expanded tensor: clone it")
     _langevin_step_out(x, grad, noise, out, *options)
     return out
 
@@ -292,21 +294,29 @@ def _positive(name: str, value: float | None, default: float) -> float:
 def _scales(
     x: Tensor, grad_scale: float | Tensor, noise_scale: float | Tensor
 ) -> tuple[float, float, Tensor | None]:
-    """The two coefficients as numbers, or, where one is a tensor, both in one tensor and 1, 1."""
+    """Both coefficients as numbers and, where one is a tensor, a tensor to multiply them with."""
+    numbers: list[float] = []
     for name, value in (("grad_scale", grad_scale), ("noise_scale", noise_scale)):
         if isinstance(value, Tensor):
             if value.numel() != 1:
-                raise ValueError(f"{name} must be one number, got {tuple(value.shape)}")
-        elif not 0.0 <= value < math.inf:
+                raise ValueError(f"{name} must be one number, got shape {tuple(value.shape)}")
+            numbers.append(1.0)
+            continue
+        if not isinstance(value, Real):
+            raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+        if not 0.0 <= value < math.inf:
             raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
+        numbers.append(float(value))
+    a, b = numbers
     if not isinstance(grad_scale, Tensor) and not isinstance(noise_scale, Tensor):
-        return float(grad_scale), float(noise_scale), None
+        return a, b, None
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    one = torch.ones((), dtype=dtype, device=x.device)
     pair = [
-        torch.as_tensor(value, dtype=dtype, device=x.device).reshape(())
+        value.to(x.device, dtype).reshape(()) if isinstance(value, Tensor) else one
         for value in (grad_scale, noise_scale)
     ]
-    return 1.0, 1.0, torch.stack(pair)
+    return a, b, torch.stack(pair)
 
 
 def _rng(

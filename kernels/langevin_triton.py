@@ -19,6 +19,7 @@ from torch import Tensor
 
 from coophash.kernels._backend import interpreting
 from coophash.kernels._layout import collapse, overlaps_partly
+from coophash.kernels.cubins import Variant
 from coophash.kernels.langevin import run_reference_out
 from coophash.kernels.philox_triton import philox_normals
 
@@ -157,3 +158,43 @@ def langevin_step_out(
             *counter, sizes, *strides,
             NOISE=kind, WIDE=n >= 1 << 31, BLOCK=block, RUN=run, num_warps=warps,
         )  # fmt: skip
+
+
+def cubin_variants() -> list[Variant]:
+    """Of the kernel, as launched on row-major tensors of 2**20 elements or more, and on others."""
+
+    def variant(x: str, grad: str, kind: str, strided: bool = False) -> Variant:
+        itemsize = 2 if x == "bf16" else 4
+        block, run, warps = launch_shape(1 << 20, itemsize, strided)
+        gaps = ("i32",) * 4 if strided else None
+        types = {"x_ptr": f"*{x}", "grad_ptr": f"*{grad}", "out_ptr": f"*{x}", "n": "i32"}
+        types |= dict.fromkeys(("grad_scale", "noise_scale", "low", "high"), "fp32")
+        types |= {"seed": "i64", "step": "i32", "chain": "i32"}
+        if kind == "given":
+            types["noise_ptr"] = "*fp32"
+        if kind == "captured":  # all that the kernel can do
+            types |= {"scales_ptr": "*fp32", "rng_ptr": "*i64"}
+            types |= {"grad_clip": "fp32", "inverse_variance": "fp32"}
+        tuples = dict.fromkeys(("sizes", "x_strides", "grad_strides", "out_strides"), gaps)
+        return Variant(
+            f"langevin_step {x} {grad} {kind}{' strided' if strided else ''}",
+            langevin_step_kernel,
+            types | tuples,
+            {
+                "NOISE": (GIVEN_NOISE if kind == "given" else DRAWN_NOISE).value,
+                "WIDE": False,
+                "BLOCK": block,
+                "RUN": run,
+            },
+            warps,
+            block // (32 * warps),
+        )
+
+    return [
+        variant("fp32", "fp32", "drawn"),
+        variant("fp32", "fp32", "captured"),
+        variant("fp32", "fp32", "given"),
+        variant("fp32", "bf16", "drawn"),
+        variant("bf16", "bf16", "drawn"),
+        variant("fp32", "fp32", "drawn", strided=True),
+    ]

@@ -12,7 +12,7 @@ This file is NumPy and fast enough to be the CPU path of training.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,29 +83,32 @@ def _mix(product: _Words, word: _Words, key: int) -> _Words:
     # scalars through the first rounds.
     mixed = (product >> _HALF) ^ word
     if isinstance(mixed, np.ndarray):
-        return np.bitwise_xor(mixed, np.uint64(key), out=mixed)
-    return mixed ^ np.uint64(key)
+        mixed ^= np.uint64(key)
+        return mixed
+    return np.uint64(mixed ^ np.uint64(key))
 
 
-def box_muller(radius: _Words, angle: _Words) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def box_muller(
+    radius: NDArray[np.uint64], angle: NDArray[np.uint64]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Two independent standard normals from each pair of 32-bit words.
 
     u = (radius + 1/2) / 2³² gives the length sqrt(-2 ln u), at most 6.76. `angle`, read as a signed
     integer, gives t in [-1/2, 1/2), half a turn; its lowest bit, which t hardly sees, chooses the
     other half by negating both results.
     """
-    u = radius.astype(np.uint32).astype(np.float32)
+    u: NDArray[np.float32] = radius.astype(np.uint32).astype(np.float32)
     u *= np.float32(2.0**-32)
     u += np.float32(2.0**-33)
-    length = np.log(u, out=u)
+    length: NDArray[np.float32] = np.log(u, out=u)
     length *= np.float32(-2.0)
     np.sqrt(length, out=length)
     word = angle.astype(np.uint32)
-    t = word.view(np.int32).astype(np.float32)
+    t: NDArray[np.float32] = word.view(np.int32).astype(np.float32)
     t *= np.float32(2.0**-32)
     signed = length.view(np.uint32)
     signed ^= word << np.uint32(31)
-    square = t * t
+    square: NDArray[np.float32] = np.multiply(t, t)
     cosine = _horner(square, COS_PI)
     sine = _horner(square, SIN_PI)
     sine *= t
@@ -140,7 +143,7 @@ def philox_normal(n: int, *, seed: int, step: int = 0, chain: int = 0) -> NDArra
     for start in range(0, len(out), _CHUNK):
         part = out[start : start + _CHUNK].reshape(-1, 4)
         # _CHUNK divides 2**32, so the low counter word never wraps within a chunk.
-        words = philox4x32(
+        words: Any = philox4x32(
             _FIRST_ELEMENTS[: len(part)] + np.uint64(start & 0xFFFFFFFF),
             np.uint64(start >> 32),
             step_word,

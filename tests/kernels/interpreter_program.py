@@ -1,0 +1,112 @@
+"""Run by test_interpreter.py in a process of its own: kernels in Triton's interpreter, as JSON.
+
+Every case runs the public op twice, once by its reference and once by its kernel, and prints
+{"case": [largest difference, allowed difference]}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
+
+import torch
+
+from coophash.kernels import langevin_step
+
+results: dict[str, list[float]] = {}
+
+
+def compare(case, x, grad, allowed=1e-6, out=None, **options):
+    moved = []
+    for backend in ("reference", "triton"):
+        os.environ["COOPHASH_BACKEND"] = backend
+        target = None if out is None else out(x)
+        result = langevin_step(x, grad, out=target, grad_scale=0.5, **options)
+        assert result.dtype == x.dtype and result.shape == x.shape, case
+        if out is None:
+            assert result.stride() == torch.empty_like(x).stride(), case
+        moved.append(result.double())
+    reference, triton = moved
+    assert torch.equal(reference.isnan(), triton.isnan()), case
+    difference = (reference - triton).nan_to_num().abs()
+    if x.dtype == torch.bfloat16:
+        # One unit in the last place: the interpreter cuts bfloat16 off instead of rounding it.
+        difference = difference / reference.abs().clamp(min=1e-2)
+        allowed = 2**-7
+    results[case] = [difference.max().item() if difference.numel() else 0.0, allowed]
+
+
+def tensors(shape, dtype=torch.float32):
+    x, grad, noise = (torch.randn(shape) for _ in range(3))
+    return x.to(dtype), grad.to(dtype), noise
+
+
+torch.manual_seed(0)
+everything = {"clamp": (-0.9, 1.1), "grad_clip": 0.7, "reference_std": 2.0}
+for n in (1, 63, 500, 1000, 4097, 300_001):
+    for dtype in (torch.float32, torch.bfloat16):
+        x, grad, noise = tensors(n, dtype)
+        name = f"{n} {str(dtype).removeprefix('torch.')}"
+        large = {"seed": 2**64 - 5, "step": 2**32 - 1, "chain": 2**31 + 3}
+        compare(f"{name} drawn", x, grad, noise_scale=1.0, **large)
+        compare(f"{name} given", x, grad, noise_scale=0.1, noise=noise, **everything)
+        compare(f"{name} none", x, grad, **everything)
+
+x, grad, noise = tensors((4, 3, 8, 6))
+last = torch.channels_last
+layouts = {
+    "channels_last": (x.to(memory_format=last), grad, noise),
+    "all channels_last": tuple(t.to(memory_format=last) for t in (x, grad, noise)),
+    "sliced": (x[:, :, ::2, 1:], grad[:, :, 1::2, :-1], noise[:, :, ::2, :-1]),
+    "transposed": (x.transpose(0, 3), grad.reshape(6, 3, 8, 4), noise.reshape(6, 3, 8, 4)),
+    "expanded": (x, grad[:1, :1].expand_as(x), noise[:, :1].expand_as(x)),
+    "scalar": (x[0, 0, 0, 0], grad[0, 0, 0, 0], noise[0, 0, 0, 0]),
+    "empty": (x[:0], grad[:0], noise[:0]),
+}
+x, grad, noise = tensors((2, 3, 4, 3, 2, 6))
+layouts["six dimensions"] = (x[..., ::2], grad.permute(0, 1, 2, 4, 3, 5).reshape(x.shape)[..., ::2],
+                             noise.flip(0)[..., ::2])  # fmt: skip
+layouts["six that do not collapse"] = tuple(
+    torch.randn(4, 6, 4, 6, 4, 6)[::2, ::2, ::2, ::2, ::2, ::2] for _ in range(3)
+)
+for name, (x, grad, noise) in layouts.items():
+    compare(f"{name} drawn", x, grad, noise_scale=0.3, seed=7)
+    compare(f"{name} given", x, grad, noise_scale=0.3, noise=noise)
+
+x, grad, _ = tensors((5, 40))
+compare("out", x, grad, noise_scale=0.3, seed=7, out=torch.empty_like)
+compare("out transposed", x, grad, noise_scale=0.3, seed=7, out=lambda x: torch.empty(40, 5).t())
+compare("mixed dtypes", x, grad.bfloat16(), noise_scale=0.3, seed=7)
+compare("float16", x.half(), grad.half(), allowed=4e-3, noise_scale=0.3, seed=7)
+compare("float64", x.double(), grad.double(), allowed=0.0, noise_scale=0.3, seed=7)
+
+base = torch.randn(101)
+
+
+def shifted(x):
+    fresh = base.clone()
+    return fresh[1:]
+
+
+compare("out of other memory", base[:-1], torch.randn(100), noise_scale=0.3, out=shifted)
+for backend in ("reference", "triton"):
+    os.environ["COOPHASH_BACKEND"] = backend
+    for case in ("in place", "shifted"):
+        fresh, grad = torch.linspace(-1, 1, 101), torch.linspace(2, 3, 100)
+        x = fresh[:-1]
+        expected = x - 0.5 * grad
+        out = x if case == "in place" else fresh[1:]
+        langevin_step(x, grad, grad_scale=0.5, out=out)
+        results[f"{case} {backend}"] = [(out - expected).abs().max().item(), 1e-6]
+
+x, grad, _ = tensors(900)
+compare(
+    "device numbers", x, grad, noise_scale=torch.tensor(0.3), seed=torch.tensor(-4),
+    step=torch.tensor(2**32 - 1), chain=5,
+)  # fmt: skip
+x[3], grad[4] = float("nan"), float("nan")
+compare("nan", x, grad, noise_scale=0.1, seed=1, **everything)
+
+print(json.dumps(results))
