@@ -46,7 +46,8 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from coophash import codes, data, kernels, losses, metrics, search
+    from coophash import codes, data, losses, metrics, search
+    from coophash import kernels as kernels
     from coophash.checkpoints import load
     from coophash.codes import pack, unpack
     from coophash.coop import CoopHash

@@ -32,6 +32,10 @@ from coophash.data.checks import check_images
 from coophash.networks import ConvBase, ConvGenerator
 from coophash.sampling import langevin
 
+_KINDS: dict[str, tuple[type, ...]] = {
+    "int": (int,), "float": (int, float), "bool": (bool,), "str": (str,),
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class CoopHashConfig:
@@ -50,7 +54,8 @@ class CoopHashConfig:
         langevin_step_size: delta of Eq. 6; half its square multiplies the gradient.
         langevin_noise: multiplies delta N(0, I); 1 is Eq. 6. The default is a cold chain: the
             energy is used at a temperature of langevin_noise^2.
-        energy_weight, energy_penalty: weight of the energy loss; and inside it, of E(x)^2 + E(x~)^2.
+        energy_weight: weight of the energy loss.
+        energy_penalty: weight, inside the energy loss, of E(x)^2 + E(x~)^2.
         hash_weight: weight of the batch-all triplet loss on real images.
         synthetic_weight: weight of the triplet loss that has synthetic images in it.
         synthetic_triplets: "all" puts x, x+ and x- into one batch-all triplet loss; "pair" is the
@@ -97,10 +102,8 @@ class CoopHashConfig:
         object.__setattr__(self, "image_shape", tuple(int(n) for n in self.image_shape))
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            kind = {"int": int, "float": (int, float), "bool": bool, "str": str}.get(
-                str(field.type)
-            )
-            wrong = kind is not None and not isinstance(value, kind)
+            kinds = _KINDS.get(str(field.type), ())
+            wrong = bool(kinds) and not isinstance(value, kinds)
             if wrong or (isinstance(value, bool) and field.type != "bool"):
                 raise TypeError(f"{field.name} must be {field.type}, got {value!r}")
             if isinstance(value, float) and not math.isfinite(value):
@@ -150,7 +153,8 @@ class Descriptor(nn.Module):
 
     def energy(self, features: Tensor, labels: Tensor) -> Tensor:
         """h_E(c, f0(x)): (B, features), (B,) -> (B,); lower is likelier (Eq. 3)."""
-        return self.energy_head(features).gather(1, labels[:, None])[:, 0]
+        energies: Tensor = self.energy_head(features).gather(1, labels[:, None])[:, 0]
+        return energies
 
     def infer(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation of q(z | x): (B, features) -> two of (B, d)."""
@@ -202,7 +206,7 @@ class CoopHash(nn.Module):
             )
 
     def energy(self, images: Tensor, labels: Tensor) -> Tensor:
-        """f_E(x, c): (B, C, H, W), (B,) -> (B,). Lower is likelier: p(x|c) = exp(-f_E)/Z (Eq. 3)."""
+        """f_E(x, c), Eq. 3: (B, C, H, W), (B,) -> (B,). Lower is likelier."""
         return self.descriptor.energy(self.descriptor.base(images), labels)
 
     def contrastive_pair(
@@ -240,7 +244,8 @@ class CoopHash(nn.Module):
     def _pair(self, labels: Tensor, negative_labels: Tensor, latent: Tensor) -> ContrastivePair:
         with torch.no_grad():
             both = self.generator(torch.cat([labels, negative_labels]), latent.repeat(2, 1))
-        return ContrastivePair(*both.chunk(2), labels, negative_labels, latent)
+        positive, negative = both.chunk(2)
+        return ContrastivePair(positive, negative, labels, negative_labels, latent)
 
     def revise(
         self, images: Tensor, labels: Tensor, seed: int = 0, first_step: int = 0,
@@ -356,7 +361,7 @@ def cooperative_step(
     )
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(model.descriptor.parameters(), model.config.gradient_clip)
     for optimizer in optimizers:
         optimizer.step()
@@ -462,7 +467,7 @@ class _ScaleGradient(torch.autograd.Function):
 
 
 def _scale_gradient(x: Tensor, scale: float) -> Tensor:
-    result: Tensor = _ScaleGradient.apply(x, scale)
+    result: Tensor = _ScaleGradient.apply(x, scale)  # type: ignore[no-untyped-call]
     return result
 
 

@@ -1,9 +1,11 @@
-"""Small convolutional networks for images of 8 to 64 pixels: the descriptor's base and the generator.
+"""Convolutional networks for images of 8 to 64 pixels: the descriptor's base and the generator.
 
 Both are plain modules without side effects; sizes follow from the image shape alone.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +98,7 @@ class ConvGenerator(nn.Module):
         self.dense = nn.Linear(latent_dim + classes, widths[0] * self.small[0] * self.small[1])
         self.first_norm = ConditionalBatchNorm(widths[0], classes)
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths, widths[1:], strict=False)
+            nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths)
         )
         self.norms = nn.ModuleList(ConditionalBatchNorm(b, classes) for b in widths[1:])
         self.last = nn.Conv2d(widths[-1], outputs, 3, padding=1)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coophash import checkpoints
-from coophash.coop import CoopHash, CooperativeOptimizers, cooperative_step
+from coophash.coop import CooperativeOptimizers, CoopHash, cooperative_step
 from coophash.data import ImageSet
 from coophash.data.checks import check_images
 from coophash.errors import require
@@ -24,6 +24,7 @@ from coophash.interrupts import DeferredInterrupt
 from coophash.metrics import mean_average_precision
 
 LOG_EVERY = 20  # updates that one record of the history averages over
+BETAS = (0.5, 0.999)  # of Adam, as in every released cooperative network
 
 
 def fit(
@@ -120,13 +121,10 @@ class _Run:
         self.path, self.update = path, 0
         self.history = History(settings)
         self.device = next(model.parameters()).device
+        self.rates = (settings["learning_rate"], settings["generator_learning_rate"])
         self.optimizers = CooperativeOptimizers(
-            torch.optim.Adam(
-                model.descriptor.parameters(), settings["learning_rate"], betas=(0.5, 0.999)
-            ),
-            torch.optim.Adam(
-                model.generator.parameters(), settings["generator_learning_rate"], betas=(0.5, 0.999)
-            ),
+            torch.optim.Adam(model.descriptor.parameters(), self.rates[0], betas=BETAS),
+            torch.optim.Adam(model.generator.parameters(), self.rates[1], betas=BETAS),
         )
         self.best_map, self.best = -math.inf, {}  # type: float, dict[str, Tensor]
         self.sums: dict[str, Tensor] = {}
@@ -178,8 +176,7 @@ class _Run:
         rows = self.batch(self.update, settings["batch_size"], settings["seed"])
         if settings["schedule"] == "cosine":
             factor = 0.5 * (1 + math.cos(math.pi * self.update / settings["updates"]))
-            rates = (settings["learning_rate"], settings["generator_learning_rate"])
-            for optimizer, rate in zip(self.optimizers, rates, strict=True):
+            for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
                 for group in optimizer.param_groups:
                     group["lr"] = rate * factor
         watched = cooperative_step(
