@@ -74,9 +74,13 @@ class Retrieval:
             for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
                 label = self.query_labels[rows[start]]
                 mask = self._are_relevant(label, self.database_labels)
-                relevant[start:stop] = hamming_histogram(
-                    self.database_codes[mask], self.query_codes[rows[start:stop]]
-                )
+                queries = self.query_codes[rows[start:stop]]
+                # Gathering the relevant items takes as long as some scans of the whole database.
+                if len(queries) > 4:
+                    part = hamming_histogram(self.database_codes[mask], queries)
+                else:
+                    part = hamming_histogram(self.database_codes, queries, allow=mask)
+                relevant[start:stop] = part
             yield rows, total, relevant
 
     def rankings(self, k: int) -> Iterator[tuple[slice, NDArray[np.bool_]]]:
@@ -100,8 +104,12 @@ class Retrieval:
 
     def _are_relevant(self, ours: NDArray[Any], theirs: NDArray[Any]) -> NDArray[np.bool_]:
         """Labels (..., words) against labels (..., words), broadcast, to bool (...)."""
-        same = (ours & theirs) != 0 if self.multi_hot else ours == theirs
-        return np.asarray(same[..., 0] if same.shape[-1] == 1 else same.any(axis=-1))
+        if not self.multi_hot:
+            return np.asarray(ours[..., 0] == theirs[..., 0])
+        shared = ours[..., 0] & theirs[..., 0]
+        for word in range(1, ours.shape[-1]):  # some words at most: faster than a reduction
+            shared |= ours[..., word] & theirs[..., word]
+        return np.asarray(shared != 0)
 
 
 def check_retrieval(
@@ -168,4 +176,4 @@ def _pack_words(labels: NDArray[np.bool_]) -> NDArray[np.uint64]:
     packed = np.packbits(labels, axis=1)
     padded = np.zeros((len(packed), -(-packed.shape[1] // 8) * 8), dtype=np.uint8)
     padded[:, : packed.shape[1]] = packed
-    return padded.view(np.uint64)
+    return np.asfortranarray(padded.view(np.uint64))  # read by columns
