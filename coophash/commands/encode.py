@@ -1,0 +1,33 @@
+"""`coophash encode`: images to packed codes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coophash.commands.common import DataArgument, FitOption, SkipOption, SplitOption, say
+
+
+def encode(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder.")],
+    data: DataArgument,
+    out: Annotated[Path, typer.Option(metavar="CODES.npz", help="Where to write the codes.")],
+    split: SplitOption = "all",
+    fit: FitOption = False,
+    skip_damaged: SkipOption = False,
+) -> None:
+    """Encode images: packed codes with their labels, ids and paths, in one .npz file."""
+    from coophash.checkpoints import load
+    from coophash.commands.common import encode_images, model_data
+    from coophash.encoded import EncodedSet, check_writable
+
+    check_writable(out)
+    hasher = load(model)
+    images = model_data(hasher, data, split, fit, skip_damaged)
+    codes = encode_images(hasher, images)
+    written = EncodedSet(
+        codes, hasher.config.bits, images.ids, images.labels, images.class_names, images.paths
+    ).save(out)
+    say(f"{written}: {len(codes):,} codes of {hasher.config.bits} bits")

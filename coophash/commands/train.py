@@ -1,0 +1,251 @@
+"""`coophash train`: learn a model from labelled images."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coophash.commands.common import DataArgument, SeedOption, SkipOption, SplitOption, say
+
+if TYPE_CHECKING:
+    from coophash.data import ImageSet
+
+# Settings of the model that have an option of their own or follow from the data.
+_ELSEWHERE = {
+    "bits": "--bits",
+    "cooperative": "--plain",
+    "classes": "the data",
+    "image_shape": "the data and --image-size",
+}
+
+
+def train(
+    data: DataArgument,
+    model: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the model is kept.")],
+    bits: Annotated[int, typer.Option(min=1, max=4096, help="Length of the codes.")] = 48,
+    updates: Annotated[int, typer.Option(min=1, help="Gradient steps in all.")] = 2000,
+    batch_size: Annotated[int, typer.Option(min=2, help="Images per gradient step.")] = 64,
+    seed: SeedOption = 0,
+    image_size: Annotated[
+        int | None, typer.Option(min=8, max=64, help="Resize images to this many pixels a side.")
+    ] = None,
+    channels: Annotated[
+        int | None, typer.Option(help="1 for grey, 3 for colour; by default as the data are.")
+    ] = None,
+    split: SplitOption = "train",
+    validation_fraction: Annotated[
+        float, typer.Option(help="Share of the images held out to choose the update to keep.")
+    ] = 0.1,
+    labels_per_class: Annotated[
+        int | None, typer.Option(min=2, help="Train on so many images of each class alone.")
+    ] = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Leave out generator and energy: the baseline.")
+    ] = False,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="Options of the model, name = value.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="One option of the model; repeatable."),
+    ] = None,
+    skip_damaged: SkipOption = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint in the model's folder.")
+    ] = False,
+) -> None:
+    """Learn a model from labelled images. Ctrl-C keeps a checkpoint; --resume goes on from it."""
+    if not 0 <= validation_fraction < 1:
+        raise ValueError(
+            f"--validation-fraction must be at least 0 and below 1, got {validation_fraction}"
+        )
+    options = read_options(config, set_ or [])
+    checkpoint = _check_folder(model, resume)
+
+    from coophash.commands.common import read_images
+    from coophash.coop import CoopHash
+    from coophash.training import fit
+
+    images = read_images(data, split, image_size, channels, skip_damaged)
+    train_set, validation = hold_out(images, validation_fraction, labels_per_class, seed)
+    hasher = CoopHash(
+        bits, images.classes, images.image_shape, images.class_names, seed=seed,
+        cooperative=not plain, **options,
+    )  # fmt: skip
+    held_out = 0 if validation is None else len(validation)
+    shape = " x ".join(map(str, images.image_shape))
+    say(
+        f"{len(train_set):,} images to train on, {held_out:,} held out, {images.classes} classes, "
+        f"{shape}; seed {seed}"
+    )
+    try:
+        history = fit(
+            hasher, train_set, validation, updates=updates, batch_size=batch_size, seed=seed,
+            folder=model, resume=resume,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        _report_interrupt(checkpoint, model)
+    history.save(model / "history.json")
+    score = dict(history.validation).get(history.best_update or -1)
+    kept = (
+        "" if score is None else f", validation mAP {score:.4f} at update {history.best_update:,}"
+    )
+    say(f"model in {model}: {updates:,} updates in {history.seconds:.0f} s{kept}")
+
+
+def read_options(config: Path | None, assignments: list[str]) -> dict[str, Any]:
+    """Options of the model from a TOML file and from NAME=VALUE texts, the latter winning.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: no valid TOML, an unknown name, or a name that is set elsewhere.
+    """
+    import dataclasses
+
+    from coophash.coop import CoopHashConfig
+
+    options: dict[str, Any] = {}
+    if config is not None:
+        if not config.is_file():
+            raise FileNotFoundError(f"no options file at {str(config)!r}")
+        try:
+            options.update(_parse_toml(config.read_text(encoding="utf-8")))
+        except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are of this kind
+            raise ValueError(f"options file {str(config)!r} is no valid TOML: {error}") from None
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip() or not value.strip():
+            raise ValueError(f"--set takes NAME=VALUE, got {text!r}")
+        try:
+            options[name.strip()] = _parse_toml(f"value = {value}")["value"]
+        except ValueError:
+            options[name.strip()] = value.strip()  # a bare word is a text
+    known = [f.name for f in dataclasses.fields(CoopHashConfig) if f.name not in _ELSEWHERE]
+    for name in options:
+        if name in _ELSEWHERE:
+            raise ValueError(f"option {name!r} is set by {_ELSEWHERE[name]}, not here")
+        if name not in known:
+            raise ValueError(f"unknown option {name!r}; there are {', '.join(known)}")
+    return options
+
+
+def _parse_toml(text: str) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        from coophash.errors import require
+
+        tomllib = require("tomli", "cli", "reading options on Python 3.10")
+    parsed: dict[str, Any] = tomllib.loads(text)
+    return parsed
+
+
+def hold_out(
+    images: ImageSet, fraction: float, labels_per_class: int | None, seed: int
+) -> tuple[ImageSet, ImageSet | None]:
+    """Split into training and validation images, each class in proportion.
+
+    Args:
+        images: the data.
+        fraction: share held out, rounded to whole images but at least one of each class; 0 holds
+            nothing out.
+        labels_per_class: keep so many training images of each class; None keeps all.
+        seed: of the split.
+
+    Raises:
+        ValueError: a class has too few images.
+    """
+    from coophash.data import split_indices
+
+    present = int((images.class_counts > 0).sum())
+    if present < images.classes:
+        absent = images.class_names[int(images.class_counts.argmin())]
+        raise ValueError(f"class {absent!r} has no images: add some, or leave the class out")
+    sizes: dict[str, int | None] = {}
+    if fraction:
+        sizes["validation"] = max(present, round(fraction * len(images)))
+    wanted = None if labels_per_class is None else labels_per_class * present
+    held_out = sizes.get("validation") or 0
+    if wanted is not None and wanted + held_out > len(images):
+        raise ValueError(
+            f"--labels-per-class {labels_per_class} needs {wanted} images of {present} classes "
+            f"beside {held_out} held out; there are {len(images)}"
+        )
+    if wanted is None:
+        sizes["train"] = None
+        rows = split_indices(images.labels, sizes, seed, images.class_names)
+        chosen = rows["train"]
+    else:
+        sizes["rest"] = None if wanted is None else len(images) - held_out
+        rows = split_indices(images.labels, sizes, seed, images.class_names)
+        chosen = _first_of_each(images, rows["rest"], labels_per_class or 0)
+    validation = images.subset(rows["validation"], "validation") if fraction else None
+    return images.subset(chosen, "train"), validation
+
+
+def _first_of_each(images: ImageSet, rows: Any, count: int) -> Any:
+    """The first `count` rows of each class, in their order."""
+    import numpy as np
+
+    labels = images.labels[rows]
+    kept = np.zeros(len(rows), dtype=bool)
+    for label, name in enumerate(images.class_names):
+        places = np.flatnonzero(labels == label)
+        if len(places) < count:
+            raise ValueError(
+                f"class {name!r} has {len(places)} images to train on, "
+                f"--labels-per-class asks for {count}"
+            )
+        kept[places[:count]] = True
+    return rows[kept]
+
+
+def _check_folder(model: Path, resume: bool) -> Path:
+    """Where the checkpoint is or will be; says at once, before any data is read, what is wrong."""
+    from coophash.checkpoints import CHECKPOINT_FILE
+
+    checkpoint = model / CHECKPOINT_FILE
+    if model.exists() and not model.is_dir():
+        raise NotADirectoryError(f"--model {str(model)!r} is a file: give a folder")
+    if resume and not checkpoint.is_file():
+        raise FileNotFoundError(
+            f"no checkpoint in {str(model)!r} to resume: leave --resume out to start"
+        )
+    if not resume and checkpoint.exists():
+        raise FileExistsError(
+            f"{str(model)!r} holds an earlier run: add --resume to go on with it, or give another "
+            "folder"
+        )
+    return checkpoint
+
+
+def _report_interrupt(checkpoint: Path, model: Path) -> None:
+    """Say what was kept and how to go on, and exit."""
+    from coophash.checkpoints import read_tensors
+    from coophash.cli import INTERRUPTED
+
+    if checkpoint.is_file():
+        update = json.loads(read_tensors(checkpoint)[1]["facts"])["update"]
+        print(
+            f"interrupted: the checkpoint at update {update} is in {model}; go on with: "
+            f"{resume_command(sys.argv)}",
+            file=sys.stderr,
+        )
+    else:
+        print("interrupted before the first update: nothing was kept", file=sys.stderr)
+    sys.exit(INTERRUPTED)
+
+
+def resume_command(arguments: list[str]) -> str:
+    """The command that was given, with --resume, to paste into a shell."""
+    program, *rest = arguments
+    name = Path(program).name
+    words = ["python", "-m", "coophash"] if name == "__main__.py" else [name]
+    if "--resume" not in rest:
+        rest = [*rest, "--resume"]
+    return shlex.join([*words, *rest])
