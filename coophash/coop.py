@@ -55,11 +55,12 @@ class CoopHashConfig:
         langevin_noise: multiplies delta N(0, I); 1 is Eq. 6. The default is a cold chain: the
             energy is used at a temperature of langevin_noise^2.
         energy_weight: weight of the energy loss.
+        energy_rate: learning rate of the energy head, relative to the descriptor's.
         energy_penalty: weight, inside the energy loss, of E(x)^2 + E(x~)^2.
         hash_weight: weight of the batch-all triplet loss on real images.
         synthetic_weight: weight of the triplet loss that has synthetic images in it.
-        synthetic_triplets: "all" puts x, x+ and x- into one batch-all triplet loss; "pair" is the
-            bare (x, x+, x-) of the paper.
+        synthetic_triplets: "pair" is the bare (x, x+, x-) of the paper; "all" puts x, x+ and x-
+            into one batch-all triplet loss.
         synthetic_from: first update at which the synthetic triplets count: earlier ones are noise.
         pairs: "generated" (x+ and x- as the generator made them) or "revised" (x~ in place of x+).
         margin: of the triplets, in squared distance per bit.
@@ -84,10 +85,11 @@ class CoopHashConfig:
     langevin_step_size: float = 4.5
     langevin_noise: float = 0.0022
     energy_weight: float = 0.5
-    energy_penalty: float = 0.005
+    energy_rate: float = 0.2
+    energy_penalty: float = 0.02
     hash_weight: float = 1.0
-    synthetic_weight: float = 0.5
-    synthetic_triplets: str = "all"
+    synthetic_weight: float = 0.3
+    synthetic_triplets: str = "pair"
     synthetic_from: int = 70
     pairs: str = "generated"
     margin: float = 0.5
@@ -116,7 +118,7 @@ class CoopHashConfig:
             _check_range("height and width in image_shape", side, 8, 64)
         for name in ("latent_dim", "base_channels", "features", "generator_channels"):
             _check_range(name, getattr(self, name), 1, None)
-        for name in ("langevin_steps", "langevin_noise", "synthetic_from", "margin"):
+        for name in ("langevin_steps", "langevin_noise", "synthetic_from", "margin", "energy_rate"):
             _check_range(name, getattr(self, name), 0, None)
         for name in (f.name for f in dataclasses.fields(self)):
             if name.endswith("_weight") or name == "energy_penalty":

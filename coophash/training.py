@@ -56,7 +56,8 @@ def fit(
         batch_size: images per update, at least 2, drawn without replacement within an epoch.
         seed: of the batches and of every draw of the method. Equal seeds on one machine with equal
             numbers of threads give equal weights, with or without stops in between.
-        learning_rate, generator_learning_rate: of Adam (beta1 0.5) for the two networks.
+        learning_rate, generator_learning_rate: of Adam (beta1 0.5) for the two networks; the
+            energy head's is `learning_rate` times the model's `energy_rate`.
         schedule: "cosine" decays both to 0 over `updates`; "constant" does not.
         validate_every, checkpoint_every: in updates.
         folder: keeps a checkpoint and, at the end, the model. None keeps nothing.
@@ -121,10 +122,8 @@ class _Run:
         self.path, self.update = path, 0
         self.history = History(settings)
         self.device = next(model.parameters()).device
-        self.rates = (settings["learning_rate"], settings["generator_learning_rate"])
-        self.optimizers = CooperativeOptimizers(
-            torch.optim.Adam(model.descriptor.parameters(), self.rates[0], betas=BETAS),
-            torch.optim.Adam(model.generator.parameters(), self.rates[1], betas=BETAS),
+        self.optimizers = _optimizers(
+            model, settings["learning_rate"], settings["generator_learning_rate"]
         )
         self.best_map, self.best = -math.inf, {}  # type: float, dict[str, Tensor]
         self.sums: dict[str, Tensor] = {}
@@ -176,9 +175,9 @@ class _Run:
         rows = self.batch(self.update, settings["batch_size"], settings["seed"])
         if settings["schedule"] == "cosine":
             factor = 0.5 * (1 + math.cos(math.pi * self.update / settings["updates"]))
-            for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
+            for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
-                    group["lr"] = rate * factor
+                    group["lr"] = group["initial_lr"] * factor
         watched = cooperative_step(
             self.model,
             torch.as_tensor(self.images(rows), device=self.device),
@@ -276,6 +275,26 @@ class _Run:
             kind, _, key = name.partition("/")
             (self.sums if kind == "sums" else self.best)[key] = value.to(self.device)
         self.best_map = -math.inf if facts["best_map"] is None else facts["best_map"]
+
+
+def _optimizers(model: CoopHash, rate: float, generator_rate: float) -> CooperativeOptimizers:
+    """Adam for each network; the energy head has a rate of its own.
+
+    Adam's step does not depend on the scale of a gradient, so a small weight of the energy loss
+    does not slow a head that sees no other loss: at the full rate energies were seen to run off.
+    """
+    head = list(model.descriptor.energy_head.parameters())
+    rest = [p for n, p in model.descriptor.named_parameters() if not n.startswith("energy_head.")]
+    energy_rate = rate * model.config.energy_rate
+    groups = [{"params": rest, "lr": rate}, {"params": head, "lr": energy_rate}]
+    optimizers = CooperativeOptimizers(
+        torch.optim.Adam(groups, betas=BETAS),
+        torch.optim.Adam(model.generator.parameters(), generator_rate, betas=BETAS),
+    )
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+    return optimizers
 
 
 _Pixels = Callable[[NDArray[np.int64]], Any]  # rows -> (B, C, H, W) float in [-1, 1]
