@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from coophash.errors import require
+
 __version__ = "0.1.0"
 
 # public name -> module that defines it
@@ -19,18 +21,23 @@ _NAMES = {
     "hamming_topk": "coophash.search",
     "hamming_range": "coophash.search",
     "hamming_distances": "coophash.search",
+    "hamming_histogram": "coophash.search",
     "read_faiss": "coophash.store",
     "CoopHash": "coophash.coop",
     "fit": "coophash.training",
     "load": "coophash.checkpoints",
     "langevin": "coophash.sampling",
 }
+# What needs more than the base install: name -> (module that tells, extra that brings it)
+_NEEDS = dict.fromkeys(("CoopHash", "fit", "load", "langevin", "losses"), ("torch", "train"))
 _MODULES = ("codes", "data", "kernels", "losses", "metrics", "search")
 
 __all__ = ["__version__", *_NAMES, *_MODULES]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
+    if name in _NEEDS:
+        require(*_NEEDS[name], f"coophash.{name}")
     if name in _NAMES:
         value = getattr(importlib.import_module(_NAMES[name]), name)
     elif name in _MODULES:
@@ -52,6 +59,12 @@ if TYPE_CHECKING:
     from coophash.codes import pack, unpack
     from coophash.coop import CoopHash
     from coophash.sampling import langevin
-    from coophash.search import HammingIndex, hamming_distances, hamming_range, hamming_topk
+    from coophash.search import (
+        HammingIndex,
+        hamming_distances,
+        hamming_histogram,
+        hamming_range,
+        hamming_topk,
+    )
     from coophash.store import read_faiss
     from coophash.training import fit
