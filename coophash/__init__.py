@@ -1,4 +1,4 @@
-"""coophash: learn short binary codes for images and image-text pairs, search billions of them exactly.
+"""coophash: learn short binary codes for images, and search billions of them exactly.
 
 The names below are loaded on first use (PEP 562): `import coophash` needs neither torch nor a GPU
 nor a compiler.
@@ -32,7 +32,28 @@ _NAMES = {
 _NEEDS = dict.fromkeys(("CoopHash", "fit", "load", "langevin", "losses"), ("torch", "train"))
 _MODULES = ("codes", "data", "kernels", "losses", "metrics", "search")
 
-__all__ = ["__version__", *_NAMES, *_MODULES]  # noqa: PLE0604
+# Written out, so that type checkers see it; a test holds it against the tables above.
+__all__ = [
+    "CoopHash",
+    "HammingIndex",
+    "__version__",
+    "codes",
+    "data",
+    "fit",
+    "hamming_distances",
+    "hamming_histogram",
+    "hamming_range",
+    "hamming_topk",
+    "kernels",
+    "langevin",
+    "load",
+    "losses",
+    "metrics",
+    "pack",
+    "read_faiss",
+    "search",
+    "unpack",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -53,8 +74,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from coophash import codes, data, losses, metrics, search
-    from coophash import kernels as kernels
+    from coophash import codes, data, kernels, losses, metrics, search
     from coophash.checkpoints import load
     from coophash.codes import pack, unpack
     from coophash.coop import CoopHash

@@ -58,6 +58,10 @@ def test_every_public_name_is_there(name):
     assert name in dir(ch)
 
 
+def test_the_written_list_is_the_tables():
+    assert sorted(ch.__all__) == sorted({"__version__", *ch._NAMES, *ch._MODULES})
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="has no attribute 'Coophash'"):
         ch.Coophash  # noqa: B018
