@@ -50,8 +50,8 @@ def fit(
         model: a `CoopHash`, on the device to train on.
         dataset: labelled images: an `ImageSet`, or (images, labels) with images (N, C, H, W) float
             in [-1, 1] or uint8 and labels (N,) integer classes, NumPy or torch.
-        validation: labelled images that choose the weights to end with: the update with the best
-            mAP of these as queries against `dataset` as database. Without it the last weights stay.
+        validation: labelled images that choose the weights to end with: those of the update with
+            the best mAP when one half of these is searched for in the other, and the reverse. Without it the last weights stay.
         updates: gradient steps in all, those before a resume counted in.
         batch_size: images per update, at least 2, drawn without replacement within an epoch.
         seed: of the batches and of every draw of the method. Equal seeds on one machine with equal
@@ -217,15 +217,18 @@ class _Run:
         if self.validation is None:
             return
         self.record(seconds)
-        queries, query_labels = self.validation
+        pixels, labels = self.validation
         self.model.eval()
-        score = mean_average_precision(
-            self.codes(queries, len(query_labels)),
-            self.codes(self.images, len(self.labels)),
-            query_labels,
-            self.labels,
-        )
+        codes = self.codes(pixels, len(labels))
         self.model.train()
+        # Each half is searched for in the other: images that the model was not trained on, on both
+        # sides, as in use. Against the training images the score would favour early updates.
+        by_class = np.argsort(labels, kind="stable")  # so that each half has half of each class
+        halves = by_class[0::2], by_class[1::2]
+        score = 0.5 * sum(
+            mean_average_precision(codes[a], codes[b], labels[a], labels[b])
+            for a, b in (halves, halves[::-1])
+        )
         self.history.records[-1]["validation_map"] = float(score)
         if score > self.best_map:
             self.best_map, self.history.best_update = float(score), self.update
