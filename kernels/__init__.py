@@ -13,6 +13,7 @@ _NAMES = {
     "langevin_step": "coophash.kernels.langevin",
     "langevin_step_reference": "coophash.kernels.langevin",
     "philox_normal": "coophash.kernels.philox",
+    "triton_missing": "coophash.kernels._backend",
 }
 
 __all__ = [*_NAMES]
@@ -31,6 +32,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from coophash.kernels._backend import triton_missing as triton_missing
     from coophash.kernels.langevin import langevin_step as langevin_step
     from coophash.kernels.langevin import langevin_step_reference as langevin_step_reference
     from coophash.kernels.philox import philox_normal as philox_normal
