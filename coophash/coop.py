@@ -14,9 +14,7 @@ default is our reading, not the paper's.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,109 +25,20 @@ from torch.nn import functional as F
 
 from coophash import losses
 from coophash.codes import pack
+from coophash.coop_config import CoopHashConfig, check_range
 from coophash.data import ImageSet
 from coophash.data.checks import check_images
 from coophash.networks import ConvBase, ConvGenerator
 from coophash.sampling import langevin
 
-_KINDS: dict[str, tuple[type, ...]] = {
-    "int": (int,), "float": (int, float), "bool": (bool,), "str": (str,),
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class CoopHashConfig:
-    """Every setting of the model. Defaults are our reading where the paper is silent.
-
-    Attributes:
-        bits: K, length of the code, 1 to 4096.
-        classes: number of classes, at least 2.
-        image_shape: (C, H, W); C 1 or 3, H and W from 8 to 64.
-        cooperative: False trains the same base, hash and category heads on real images alone: the
-            baseline that the cooperative part is measured against.
-        latent_dim: d, dimension of z.
-        base_channels, features: width of the base's first convolution and of its output.
-        generator_channels: width of the generator at image size.
-        langevin_steps: T, length of the chain; 0 leaves x+ as it is.
-        langevin_step_size: delta of Eq. 6; half its square multiplies the gradient.
-        langevin_noise: multiplies delta N(0, I); 1 is Eq. 6. The default is a cold chain: the
-            energy is used at a temperature of langevin_noise^2.
-        energy_weight: weight of the energy loss.
-        energy_rate: learning rate of the energy head, relative to the descriptor's.
-        energy_penalty: weight, inside the energy loss, of E(x)^2 + E(x~)^2.
-        hash_weight: weight of the batch-all triplet loss on real images.
-        synthetic_weight: weight of the triplet loss that has synthetic images in it.
-        synthetic_triplets: "pair" is the bare (x, x+, x-) of the paper; "all" puts x, x+ and x-
-            into one batch-all triplet loss.
-        synthetic_from: first update at which the synthetic triplets count: earlier ones are noise.
-        pairs: "generated" (x+ and x- as the generator made them) or "revised" (x~ in place of x+).
-        margin: of the triplets, in squared distance per bit.
-        quantization_weight: weight of K mean((|h| - 1)^2) on real images.
-        category_weight, synthetic_category_weight: cross-entropy on real and on revised images.
-        variational_weight: weight of reconstruction + kl_weight KL in the descriptor's loss; the
-            generator always sees the reconstruction alone, with weight 1.
-        kl_weight: at 1 the inference head was seen to pack the class into z and the generator to
-            ignore its label; at 2 it needs the label.
-        gradient_clip: largest norm of the descriptor's gradient.
-    """
-
-    bits: int
-    classes: int
-    image_shape: tuple[int, int, int]
-    cooperative: bool = True
-    latent_dim: int = 32
-    base_channels: int = 32
-    features: int = 256
-    generator_channels: int = 16
-    langevin_steps: int = 5
-    langevin_step_size: float = 4.5
-    langevin_noise: float = 0.0022
-    energy_weight: float = 0.5
-    energy_rate: float = 0.2
-    energy_penalty: float = 0.02
-    hash_weight: float = 1.0
-    synthetic_weight: float = 0.3
-    synthetic_triplets: str = "pair"
-    synthetic_from: int = 70
-    pairs: str = "generated"
-    margin: float = 0.5
-    quantization_weight: float = 0.01
-    category_weight: float = 1.0
-    synthetic_category_weight: float = 0.3
-    variational_weight: float = 0.01
-    kl_weight: float = 2.0
-    gradient_clip: float = 5.0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "image_shape", tuple(int(n) for n in self.image_shape))
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            kinds = _KINDS.get(str(field.type), ())
-            wrong = bool(kinds) and not isinstance(value, kinds)
-            if wrong or (isinstance(value, bool) and field.type != "bool"):
-                raise TypeError(f"{field.name} must be {field.type}, got {value!r}")
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{field.name} must be finite, got {value}")
-        _check_range("bits", self.bits, 1, 4096)
-        _check_range("classes", self.classes, 2, None)
-        if len(self.image_shape) != 3 or self.image_shape[0] not in (1, 3):
-            raise ValueError(f"image_shape must be (1 or 3, H, W), got {self.image_shape}")
-        for side in self.image_shape[1:]:
-            _check_range("height and width in image_shape", side, 8, 64)
-        for name in ("latent_dim", "base_channels", "features", "generator_channels"):
-            _check_range(name, getattr(self, name), 1, None)
-        for name in ("langevin_steps", "langevin_noise", "synthetic_from", "margin", "energy_rate"):
-            _check_range(name, getattr(self, name), 0, None)
-        for name in (f.name for f in dataclasses.fields(self)):
-            if name.endswith("_weight") or name == "energy_penalty":
-                _check_range(name, getattr(self, name), 0, None)
-        for name in ("langevin_step_size", "gradient_clip"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name, choices in (("pairs", ("generated", "revised")),
-                              ("synthetic_triplets", ("all", "pair"))):  # fmt: skip
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
+__all__ = [
+    "ContrastivePair",
+    "CoopHash",
+    "CoopHashConfig",
+    "CooperativeOptimizers",
+    "Descriptor",
+    "cooperative_step",
+]
 
 
 class ContrastivePair(NamedTuple):
@@ -302,7 +211,7 @@ class CoopHash(nn.Module):
 
     def _features(self, images: Any, batch_size: int) -> Iterator[Tensor]:
         device = next(self.parameters()).device
-        _check_range("batch_size", batch_size, 1, None)
+        check_range("batch_size", batch_size, 1, None)
         for start in range(0, len(images), batch_size):
             rows = slice(start, start + batch_size)
             part = images.float(rows) if isinstance(images, ImageSet) else images[rows]
@@ -484,9 +393,3 @@ def other_classes(labels: Tensor, classes: int, source: torch.Generator) -> Tens
     """c-: for each label one of the other classes, uniformly. labels: (B,) -> (B,)."""
     shift = torch.randint(1, classes, labels.shape, generator=source, device=labels.device)
     return (labels + shift) % classes
-
-
-def _check_range(name: str, value: float, low: float, high: float | None) -> None:
-    if value < low or (high is not None and value > high):
-        limits = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise ValueError(f"{name} must be {limits}, got {value}")
