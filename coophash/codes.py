@@ -35,7 +35,7 @@ def pack(outputs: Any) -> Any:
         TypeError: outputs are not real numbers, or are unsigned (packed already?).
         ValueError: a wrong shape, a NaN, or integers of 0 and 1, whose signs are all alike.
     """
-    if _is_torch(outputs) and outputs.device.type != "cpu":
+    if _is_elsewhere(outputs):
         return _pack_torch(outputs)
     array, restore = as_numpy(outputs, "outputs")
     _check_outputs(tuple(array.shape), array.dtype.kind, str(array.dtype))
@@ -70,7 +70,7 @@ def unpack(codes: Any, bits: int) -> Any:
         TypeError, ValueError: codes are not codes of that many bits.
     """
     bits = check_bits(bits)
-    if _is_torch(codes) and codes.device.type != "cpu":
+    if _is_elsewhere(codes):
         return _unpack_torch(codes, bits)
     array, restore = as_numpy(codes, "codes")
     array = check_codes(array, "codes", bits)
@@ -158,6 +158,13 @@ def _checked(array: NDArray[Any], name: str) -> NDArray[Any]:
 def _is_torch(array: Any) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(array, torch.Tensor)
+
+
+def _is_elsewhere(array: Any) -> bool:
+    """Whether it is a dense tensor that torch can work on where it is, not in main memory."""
+    if not _is_torch(array):
+        return False
+    return array.device.type not in ("cpu", "meta") and str(array.layout) == "torch.strided"
 
 
 def _from_torch(tensor: Any, name: str) -> tuple[NDArray[Any], Callable[[NDArray[Any]], Any]]:

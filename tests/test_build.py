@@ -1,0 +1,246 @@
+"""The compiled extension: what it depends on, what it says of itself, how setup.py chooses."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from coophash import _native
+
+ROOT = Path(__file__).resolve().parents[1]
+LIBRARY = Path(_native.library().__file__)
+
+needs_sources = pytest.mark.skipif(
+    not (ROOT / "setup.py").is_file(), reason="not a checkout: the sources are not here"
+)
+
+
+def run_python(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_importing_needs_no_torch():
+    done = run_python("import coophash, sys; assert 'torch' not in sys.modules")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_library_depends_on_no_cuda_and_no_torch():
+    ldd = shutil.which("ldd")
+    if not ldd:
+        pytest.skip("no ldd")
+    needed = subprocess.run([ldd, str(LIBRARY)], capture_output=True, text=True, check=True).stdout
+    assert "libstdc++" in needed
+    for other in ("cudart", "torch", "c10", "libcuda", "libgomp", "libpython"):
+        assert other not in needed
+
+
+def test_nothing_but_the_module_is_exported():
+    nm = shutil.which("nm")
+    if not nm:
+        pytest.skip("no nm")
+    done = subprocess.run(
+        [nm, "-D", "--defined-only", str(LIBRARY)], capture_output=True, text=True
+    )
+    names = [line.split()[-1] for line in done.stdout.splitlines()]
+    assert "PyInit__C" in names
+    assert not [name for name in names if "coophash" in name or "cuda" in name]
+
+
+def test_build_info_is_complete():
+    info = _native.build_info()
+    assert set(info["isas"]) == set(_native.ISAS)
+    assert info["isas"]["serial"] == ""
+    assert info["version"] and info["compiler"].split()[0] in ("gcc", "clang")
+    if info["cuda"]:
+        assert info["nvcc_version"] and "ptx" in info["cuda_archs"] and not info["cuda_reason"]
+        assert "103" not in info["cuda_archs"].split()
+    else:
+        assert info["cuda_reason"]
+
+
+def test_without_a_gpu_the_status_says_why_and_nothing_fails():
+    library = _native.library()
+    status = library.cuda_status()
+    assert isinstance(status, str)
+    assert bool(status) == (library.cuda_devices() == [])
+
+
+def test_the_extension_refuses_what_would_read_outside_an_array():
+    import numpy as np
+
+    library = _native.library()
+    codes = np.zeros((5, 8), np.uint8)
+    ids, words = np.zeros(4, np.int64), np.zeros(2, np.uint64)
+    for spans, width in [
+        ([(codes, None, 0, None)], 7),
+        ([(codes[0], None, 0, None)], 8),
+        ([(codes, ids, 0, None)], 8),
+        ([(codes, None, 0, words)], 8),
+        ([(codes, None, 0, None)], 0),
+        ([(codes, None, 0, None)], 513),
+    ]:
+        with pytest.raises(ValueError, match="must be"):
+            library.topk(spans, width, True, codes, 1, 1, "")
+    with pytest.raises(ValueError, match="queries must be"):
+        library.topk([(codes, None, 0, None)], 8, True, codes[:, :4].copy(), 1, 1, "")
+    with pytest.raises(TypeError):
+        library.topk([(codes, None, 0, None)], 8, True, codes.astype(np.int64), 1, 1, "")
+
+
+@needs_sources
+class TestSetup:
+    @pytest.fixture
+    def setup_py(self, monkeypatch):
+        import setuptools
+
+        monkeypatch.setattr(setuptools, "setup", lambda **_: None)
+        spec = importlib.util.spec_from_file_location("coophash_setup", ROOT / "setup.py")
+        module = importlib.util.module_from_spec(spec)
+        before = Path.cwd()
+        spec.loader.exec_module(module)
+        os.chdir(before)
+        return module
+
+    @pytest.fixture
+    def fake_nvcc(self, tmp_path, monkeypatch):
+        """A compiler driver as a wrapper script, with its runtime in lib, not lib64."""
+
+        def make(codes="sm_75 sm_80 sm_90 sm_100 sm_103 sm_120", runtime=True, compiles=True):
+            root = tmp_path / "cuda"
+            (root / "lib").mkdir(parents=True)
+            if runtime:
+                (root / "lib" / "libcudart_static.a").write_bytes(b"")
+            script = tmp_path / "nvcc"
+            script.write_text(
+                "#!/bin/sh\n"
+                'case "$*" in\n'
+                "*--version*) echo 'Cuda compilation tools, release 13.0, V13.0.88';;\n"
+                f"*--list-gpu-code*) printf '%s\\n' {codes};;\n"
+                f'*--dryrun*) echo "#$ TOP={root}/bin/.."; '
+                f'echo \'#$ LIBRARIES=  "-L{root}/lib/stubs" "-L{root}/lib"\';;\n'
+                f"*) {'touch' if compiles else 'echo no such architecture; false'};;\n"
+                "esac\n"
+            )
+            script.chmod(script.stat().st_mode | stat.S_IEXEC)
+            (root / "bin").mkdir()
+            monkeypatch.setenv("NVCC", str(script))
+            return root
+
+        monkeypatch.delenv("COOPHASH_CUDA_ARCHS", raising=False)
+        monkeypatch.delenv("COOPHASH_CUDA", raising=False)
+        return make
+
+    def test_the_runtime_is_found_behind_a_wrapper(self, setup_py, fake_nvcc):
+        root = fake_nvcc()
+        nvcc = setup_py.Nvcc()
+        assert nvcc.runtime == root / "lib" / "libcudart_static.a"
+        assert nvcc.version == "13.0.88"
+
+    def test_architectures(self, setup_py, fake_nvcc, monkeypatch):
+        fake_nvcc()
+        assert setup_py.Nvcc().archs == ["75", "80", "90", "100", "120"]  # and never 103
+        monkeypatch.setenv("COOPHASH_CUDA_ARCHS", "90, 80")
+        nvcc = setup_py.Nvcc()
+        command = " ".join(nvcc.compile_command(Path("a.cu"), Path("a.o")))
+        assert nvcc.archs == ["80", "90"]
+        assert "arch=compute_80,code=sm_80" in command
+        assert "arch=compute_90,code=compute_90" in command
+        monkeypatch.setenv("COOPHASH_CUDA_ARCHS", "70")
+        with pytest.raises(SystemExit, match="70 not among those of nvcc"):
+            setup_py.Nvcc()
+
+    def builder(self, setup_py, tmp_path):
+        from setuptools import Distribution
+
+        build = setup_py.Build(Distribution())
+        build.folder = tmp_path
+        return build
+
+    @pytest.mark.parametrize(
+        ("state", "reason"),
+        [
+            ({"runtime": False}, "libcudart_static.a is in none of"),
+            ({"compiles": False}, "nvcc 13.0.88 could not compile it"),
+            (None, "nvcc-that-is-not-there is not on PATH"),
+        ],
+    )
+    def test_auto_falls_back_with_the_reason_and_1_fails(
+        self, setup_py, fake_nvcc, monkeypatch, tmp_path, state, reason, capfd
+    ):
+        if state is None:
+            monkeypatch.setenv("NVCC", "nvcc-that-is-not-there")
+            which = shutil.which
+            monkeypatch.setattr(shutil, "which", lambda n: None if "nvcc" in n else which(n))
+        else:
+            fake_nvcc(**state)
+        build = self.builder(setup_py, tmp_path)
+        monkeypatch.setattr(build.distribution, "get_version", lambda: "0")
+        built, _, nvcc, why = build._cuda()
+        assert built is None and nvcc is None and reason in why
+        build._write_build_info(nvcc, why)
+        assert "built without CUDA: " in capfd.readouterr().err
+        assert reason in (tmp_path / "coophash_build.h").read_text()
+        monkeypatch.setenv("COOPHASH_CUDA", "1")
+        with pytest.raises(SystemExit, match="COOPHASH_CUDA=1, but: "):
+            build._cuda()
+
+    def test_cuda_0_asks_no_compiler(self, setup_py, monkeypatch, tmp_path):
+        monkeypatch.setenv("COOPHASH_CUDA", "0")
+        monkeypatch.setattr(setup_py, "Nvcc", None)
+        assert self.builder(setup_py, tmp_path)._cuda()[0] is None
+        monkeypatch.setenv("COOPHASH_CUDA", "yes")
+        with pytest.raises(SystemExit, match="must be auto, 0 or 1"):
+            self.builder(setup_py, tmp_path)._cuda()
+
+    def test_no_compiler_is_said_with_the_mend(self, setup_py, monkeypatch, tmp_path):
+        monkeypatch.delenv("CXX", raising=False)
+        monkeypatch.setattr(shutil, "which", lambda _: None)
+        with pytest.raises(SystemExit, match=r"needs a C\+\+17 compiler.*apt install g\+\+"):
+            self.builder(setup_py, tmp_path)._compiler()
+
+    def test_flags_of_an_instruction_set_stay_in_its_own_source(self, setup_py):
+        text = (ROOT / "setup.py").read_text()
+        assert "-march=native" not in text and "-ffast-math" not in text
+        for source, flags in setup_py.CPU_SOURCES.items():
+            assert not [flag for flag in flags if flag.startswith("-m")], source
+        assert set(setup_py.X86_FLAGS) == {"cpu/avx2.cpp", "cpu/avx512.cpp"}
+
+    def test_every_source_is_built(self, setup_py):
+        built = {*setup_py.CPU_SOURCES, setup_py.CUDA_SOURCE, "cuda/absent.cpp"}
+        there = {
+            str(f.relative_to(ROOT / "csrc"))
+            for f in (ROOT / "csrc").rglob("*")
+            if f.suffix in (".cpp", ".cu")
+        }
+        assert built == there
+
+    @pytest.mark.parametrize("source", ["serial", "avx2", "avx512"])
+    def test_sources_of_instruction_sets_share_no_inline_function(self, setup_py, tmp_path, source):
+        # The linker keeps one copy of an inline function: it might be one that not every
+        # processor can run.
+        cxx, nm = shutil.which("c++"), shutil.which("nm")
+        if not (cxx and nm):
+            pytest.skip("no compiler")
+        name = f"cpu/{source}.cpp"
+        flags = setup_py.X86_FLAGS.get(name, []) if os.uname().machine == "x86_64" else []
+        out = tmp_path / "a.o"
+        command = [cxx, "-std=c++17", "-w", *flags, "-c", str(ROOT / "csrc" / name), "-o", str(out)]
+        subprocess.run(command, check=True)
+        listing = subprocess.run([nm, str(out)], capture_output=True, text=True, check=True).stdout
+        symbols = {line.split()[-1]: line.split()[-2] for line in listing.splitlines()}
+        assert [name for name, kind in symbols.items() if kind == "T"] == [
+            f"_ZN8coophash{len(source) + 8}{source}_kernelsEv"
+        ]
+        assert not [name for name, kind in symbols.items() if kind in "VWu"]

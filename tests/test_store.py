@@ -1,0 +1,296 @@
+"""An index on disk: what is saved opens as it was, damage is found and named, faiss agrees."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import coophash as ch
+from coophash import store
+
+
+def filled(bits: int = 60, rows: int = 500, seed: int = 0) -> ch.HammingIndex:
+    rng = np.random.default_rng(seed)
+    index = ch.HammingIndex(bits)
+    index.add(ch.pack(rng.random((rows, bits)) < 0.5))
+    return index
+
+
+def queries(bits: int = 60) -> np.ndarray:
+    return ch.pack(np.random.default_rng(9).random((7, bits)) < 0.5)
+
+
+def assert_same_index(a: ch.HammingIndex, b: ch.HammingIndex) -> None:
+    assert (a.bits, len(a)) == (b.bits, len(b))
+    np.testing.assert_array_equal(a.ids, b.ids)
+    np.testing.assert_array_equal(a.get(a.ids), b.get(b.ids))
+    asked = queries(a.bits)
+    for x, y in zip(a.search(asked, 20), b.search(asked, 20), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def histories() -> list:
+    plain = filled()
+    sparse = filled(8, 300)
+    sparse.remove(np.arange(0, 300, 3))
+    offset = ch.HammingIndex(129)
+    offset.add(queries(129), ids=np.arange(1000, 1007))
+    shuffled = filled(33)
+    shuffled.add(queries(33), ids=[900, 700, 800, 650, 640, 10**15, 630])
+    shuffled.remove([700, 3])
+    emptied = filled(64, 5)
+    emptied.remove(np.arange(5))
+    return [plain, sparse, offset, shuffled, emptied, ch.HammingIndex(17)]
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+@pytest.mark.parametrize("history", range(6))
+def test_what_is_saved_opens_as_it_was(tmp_path, history, mmap):
+    index = histories()[history]
+    index.save(tmp_path / "index")
+    opened = ch.HammingIndex.open(tmp_path / "index", mmap=mmap, threads=2)
+    assert_same_index(index, opened)
+    # ids go on where they were, and those removed stay used
+    np.testing.assert_array_equal(opened.add(queries(index.bits)), index.add(queries(index.bits)))
+    assert_same_index(index, opened)
+
+
+def test_removed_ids_stay_used_after_a_round_trip(tmp_path):
+    index = filled()
+    index.remove([7, 499])
+    for _ in range(2):
+        index.save(tmp_path / "index")
+        index = ch.HammingIndex.open(tmp_path / "index")
+        for id in (7, 499):
+            with pytest.raises(ValueError, match="never used again"):
+                index.add(queries()[:1], ids=[id])
+
+
+def test_an_opened_index_changes_without_touching_its_files(tmp_path):
+    index = filled()
+    index.save(tmp_path / "index")
+    before = {f.name: f.read_bytes() for f in (tmp_path / "index").iterdir()}
+    opened = ch.HammingIndex.open(tmp_path / "index")
+    for changed in (index, opened):
+        changed.add(queries())
+        changed.remove(np.arange(400))
+        changed.add(queries(), ids=[3000, 2000, 1000, 5000, 4000, 9000, 8000])
+        changed.remove([2000, 401])
+    assert_same_index(index, opened)
+    assert before == {f.name: f.read_bytes() for f in (tmp_path / "index").iterdir()}
+    opened.save(tmp_path / "index")  # over the files that it is mapped from
+    assert_same_index(index, opened)
+    assert_same_index(index, ch.HammingIndex.open(tmp_path / "index"))
+
+
+def test_saving_again_leaves_no_old_files(tmp_path):
+    for rows in (10, 20, 0):
+        index = filled(rows=rows)
+        index.save(tmp_path / "index")
+        assert_same_index(index, ch.HammingIndex.open(tmp_path / "index"))
+        names = {f.name for f in (tmp_path / "index").iterdir()}
+        assert len(names) == (2 if rows else 1)
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_a_save_that_breaks_off_leaves_the_old_index(tmp_path, monkeypatch, failing):
+    old = filled(seed=1)
+    old.save(tmp_path / "index")
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    for count in range(3):
+        calls = iter(range(100))
+        with monkeypatch.context() as patch:
+            if failing == "replace":
+                patch.setattr(Path, "replace", fail)
+            else:
+                real = os.fsync
+                patch.setattr(os, "fsync", lambda f: fail() if next(calls) == count else real(f))
+            try:
+                filled(seed=2).save(tmp_path / "index")
+            except OSError:
+                saved = False
+            else:
+                saved = True
+        opened = ch.HammingIndex.open(tmp_path / "index", mmap=False)
+        if saved or (failing == "fsync" and count == 2):  # the manifest was in place by then
+            assert_same_index(opened, filled(seed=2))
+        else:
+            assert_same_index(opened, old)
+    filled(seed=3).save(tmp_path / "index")
+    assert len(list((tmp_path / "index").iterdir())) == 2
+
+
+def test_an_index_takes_no_folder_of_others(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(FileExistsError, match="is a file"):
+        filled().save(tmp_path / "file")
+    with pytest.raises(FileExistsError, match="holds something that is no index"):
+        filled().save(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "manifest.json").write_text('{"name": "theirs"}')
+    with pytest.raises(ValueError, match="no manifest of an index"):
+        filled().save(tmp_path / "other")
+
+
+def test_missing_folders_and_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no index folder"):
+        ch.HammingIndex.open(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="has no manifest"):
+        ch.HammingIndex.open(tmp_path)
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        ch.read_faiss(tmp_path / "nothing")
+    filled().save(tmp_path / "index")
+    with pytest.raises(FileNotFoundError, match=r"HammingIndex\.open"):
+        ch.read_faiss(tmp_path / "index")
+    next((tmp_path / "index").glob("*.faiss")).unlink()
+    with pytest.raises(FileNotFoundError, match=r"segment-000001\.faiss is missing"):
+        ch.HammingIndex.open(tmp_path / "index")
+
+
+def damaged_index(folder: Path) -> ch.HammingIndex:
+    index = filled(rows=50)
+    index.add(queries(), ids=[900, 800, 700, 600, 500, 400, 300])
+    index.remove([800])
+    index.save(folder)
+    return index
+
+
+@pytest.mark.parametrize("name", ["segment-000001.faiss", "segment-000001.ids", "manifest.json"])
+def test_any_flipped_bit_is_found_by_a_full_read(tmp_path, name):
+    damaged_index(tmp_path / "index")
+    file = tmp_path / "index" / name
+    good = file.read_bytes()
+    rng = np.random.default_rng(0)
+    for place in [0, 5, 12, 25, 30, 33, *rng.integers(0, len(good), 60), len(good) - 1]:
+        bad = bytearray(good)
+        bad[place] ^= 1 << int(rng.integers(8))
+        file.write_bytes(bad)
+        try:
+            ch.HammingIndex.open(tmp_path / "index", mmap=False)
+        except (ValueError, FileNotFoundError) as error:
+            assert "index" in str(error) and (name in str(error) or name == "manifest.json")
+        else:
+            # white space in the manifest is the one thing that may change
+            assert name == "manifest.json" and json.loads(bad) == json.loads(good)
+    file.write_bytes(good)
+    ch.HammingIndex.open(tmp_path / "index", mmap=False)
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+@pytest.mark.parametrize("name", ["segment-000001.faiss", "segment-000001.ids", "manifest.json"])
+def test_a_wrong_length_is_found_at_once(tmp_path, name, mmap):
+    damaged_index(tmp_path / "index")
+    file = tmp_path / "index" / name
+    good = file.read_bytes()
+    for data in (b"", good[:20], good[:-2], good + b"x"):
+        file.write_bytes(data)
+        with pytest.raises(ValueError, match=rf"{name} is damaged"):
+            ch.HammingIndex.open(tmp_path / "index", mmap=mmap)
+
+
+def test_a_damaged_header_is_found_at_once_even_when_mapped(tmp_path):
+    damaged_index(tmp_path / "index")
+    file = tmp_path / "index" / "segment-000001.faiss"
+    good = file.read_bytes()
+    for place in (0, 4, 8, 12, 25):  # kind, bits, width, rows, length
+        bad = bytearray(good)
+        bad[place] ^= 1
+        file.write_bytes(bad)
+        with pytest.raises(ValueError, match=r"segment-000001\.faiss"):
+            ch.HammingIndex.open(tmp_path / "index", mmap=True)
+
+
+def test_a_manifest_of_a_later_version_says_so(tmp_path):
+    filled().save(tmp_path / "index")
+    file = tmp_path / "index" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["version"] = 99
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="version 99 .* install a newer"):
+        ch.HammingIndex.open(tmp_path / "index")
+
+
+def test_a_manifest_cannot_name_files_elsewhere(tmp_path):
+    filled().save(tmp_path / "index")
+    file = tmp_path / "index" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    del manifest["crc32"]
+    manifest["segments"][0]["codes"]["file"] = "../secret"
+    manifest["crc32"] = store._manifest_crc(manifest)
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"names a file '\.\./secret'"):
+        ch.HammingIndex.open(tmp_path / "index")
+
+
+def test_a_damaged_faiss_file(tmp_path):
+    index = filled(64, 20)
+    index.remove([3])
+    index.write_faiss(tmp_path / "file")  # an IndexBinaryIDMap
+    good = (tmp_path / "file").read_bytes()
+    for cut in range(0, len(good), 5):
+        (tmp_path / "file").write_bytes(good[:cut])
+        with pytest.raises(ValueError, match="file is damaged"):
+            ch.read_faiss(tmp_path / "file")
+    (tmp_path / "file").write_bytes(b"IxF2" + good[4:])
+    with pytest.raises(ValueError, match="'IxF2', which is no binary flat index"):
+        ch.read_faiss(tmp_path / "file")
+    negative = bytearray(good)
+    negative[-1] = 0x80
+    (tmp_path / "file").write_bytes(negative)
+    with pytest.raises(ValueError, match="file: ids must be 0 to"):
+        ch.read_faiss(tmp_path / "file")
+
+
+class TestBesideFaiss:
+    faiss = pytest.importorskip("faiss")
+
+    @pytest.mark.parametrize("history", range(6))
+    def test_faiss_reads_what_is_written(self, tmp_path, history):
+        index = histories()[history]
+        index.write_faiss(tmp_path / "file")
+        theirs = self.faiss.read_index_binary(str(tmp_path / "file"))
+        assert theirs.ntotal == len(index) and theirs.d == 8 * index.width
+        if len(index):
+            asked = queries(index.bits)
+            np.testing.assert_array_equal(theirs.search(asked, 5)[0], index.search(asked, 5)[0])
+        ours = ch.read_faiss(tmp_path / "file")
+        np.testing.assert_array_equal(ours.ids, index.ids)
+        np.testing.assert_array_equal(ours.get(ours.ids), index.get(index.ids))
+
+    @pytest.mark.parametrize("kind", ["Flat", "IDMap", "IDMap2"])
+    def test_what_faiss_writes_is_read(self, tmp_path, kind):
+        codes = queries(64)
+        theirs = self.faiss.IndexBinaryFlat(64)
+        ids = np.arange(7)
+        if kind == "Flat":
+            theirs.add(codes)
+        else:
+            ids = np.array([5, 9, 2, 70, 30, 1, 0])
+            flat = theirs
+            theirs = getattr(self.faiss, f"IndexBinary{kind}")(flat)
+            theirs.add_with_ids(codes, ids)
+        self.faiss.write_index_binary(theirs, str(tmp_path / "file"))
+        ours = ch.read_faiss(tmp_path / "file")
+        np.testing.assert_array_equal(ours.ids, ids)
+        np.testing.assert_array_equal(ours.get(ids), codes)
+
+    def test_another_kind_of_index_is_refused(self, tmp_path):
+        theirs = self.faiss.IndexBinaryHash(64, 8)
+        theirs.add(queries(64))
+        self.faiss.write_index_binary(theirs, str(tmp_path / "file"))
+        with pytest.raises(ValueError, match="no binary flat index"):
+            ch.read_faiss(tmp_path / "file")
+
+    def test_a_segment_is_a_faiss_file(self, tmp_path):
+        filled(64).save(tmp_path / "index")
+        theirs = self.faiss.read_index_binary(str(tmp_path / "index" / "segment-000001.faiss"))
+        np.testing.assert_array_equal(
+            theirs.search(queries(64), 9)[0], filled(64).search(queries(64), 9)[0]
+        )
