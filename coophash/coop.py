@@ -316,7 +316,11 @@ def _cooperative_loss(
     # Eq. 4: energies of observed images go down, of the chain's samples up.
     real_energy = descriptor.energy(real_f, labels)
     revised_energy = descriptor.energy(revised_f, labels)
-    energy_loss = losses.energy_loss(real_energy, revised_energy, c.energy_penalty)
+    energy_loss = losses.energy_loss(real_energy, revised_energy)
+    energy_loss = energy_loss * losses.energy_damping(real_energy, revised_energy, c.energy_gap)
+    energy_loss = energy_loss + c.energy_penalty * losses.energy_penalty(
+        real_energy, revised_energy
+    )
 
     # Eq. 2 and the variational loss share one decoding: z~ comes from the inference head, not from
     # the z that started the chain. The generator learns from the reconstruction with weight 1, the

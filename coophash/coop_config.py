@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 _KINDS: dict[str, tuple[type, ...]] = {
     "int": (int,), "float": (int, float), "bool": (bool,), "str": (str,),
+    "float | None": (int, float, type(None)),
 }  # fmt: skip
 
 
@@ -30,6 +31,10 @@ class CoopHashConfig:
             energy is used at a temperature of langevin_noise^2.
         energy_weight: weight of the energy loss.
         energy_rate: learning rate of the energy head, relative to the descriptor's.
+        energy_gap: g; the energy loss is multiplied by 2 sigmoid(-max(0, gap) / g), where gap is
+            mean E(x~) - mean E(x) of the batch. A wide gap says that the chain cannot follow the
+            energy: the damping lets the generator catch up. The direction stays that of Eq. 4.
+            None does not damp.
         energy_penalty: weight, inside the energy loss, of E(x)^2 + E(x~)^2.
         hash_weight: weight of the batch-all triplet loss on real images.
         synthetic_weight: weight of the triplet loss that has synthetic images in it.
@@ -60,6 +65,7 @@ class CoopHashConfig:
     langevin_noise: float = 0.0022
     energy_weight: float = 0.5
     energy_rate: float = 0.2
+    energy_gap: float | None = 0.5
     energy_penalty: float = 0.02
     hash_weight: float = 1.0
     synthetic_weight: float = 0.3
@@ -97,9 +103,10 @@ class CoopHashConfig:
         for name in (f.name for f in dataclasses.fields(self)):
             if name.endswith("_weight") or name == "energy_penalty":
                 check_range(name, getattr(self, name), 0, None)
-        for name in ("langevin_step_size", "gradient_clip"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name in ("langevin_step_size", "gradient_clip", "energy_gap"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
         for name, choices in (("pairs", ("generated", "revised")),
                               ("synthetic_triplets", ("all", "pair"))):  # fmt: skip
             if getattr(self, name) not in choices:

@@ -53,19 +53,36 @@ def quantization_loss(outputs: Tensor) -> Tensor:
     return outputs.shape[1] * (outputs.abs() - 1).square().mean()
 
 
-def energy_loss(real: Tensor, revised: Tensor, penalty: float = 0.0) -> Tensor:
+def energy_loss(real: Tensor, revised: Tensor) -> Tensor:
     """Surrogate of the negative log-likelihood: mean E(x) - mean E(x~)  (Eq. 4).
 
     real, revised: (B,) energies of data and of Langevin samples; the samples must be detached from
     the chain, so the gradient is that of Eq. 4 with the expectation replaced by the mean over
-    samples. penalty: weight of E(x)^2 + E(x~)^2, which keeps the free constant of the energy from
-    drifting (our reading; 0 is the paper's bare form). The value is an energy gap, not a
-    likelihood: it hovers about 0 in healthy training.
+    samples. The value is an energy gap, not a likelihood: it hovers about 0 in healthy training.
     """
-    loss = real.mean() - revised.mean()
-    if penalty:
-        loss = loss + penalty * (real.square().mean() + revised.square().mean())
-    return loss
+    return real.mean() - revised.mean()
+
+
+def energy_penalty(real: Tensor, revised: Tensor) -> Tensor:
+    """E(x)^2 + E(x~)^2, mean over the batch: keeps the energy's free constant from drifting.
+
+    real, revised: (B,) energies. Added to `energy_loss` with weight w, it also bounds the energies:
+    neither can pass 1 / (2 w). Our reading.
+    """
+    return real.square().mean() + revised.square().mean()
+
+
+def energy_damping(real: Tensor, revised: Tensor, gap: float | None) -> Tensor:
+    """2 sigmoid(-max(0, mean E(x~) - mean E(x)) / gap), a factor in (0, 1] without gradient.
+
+    real, revised: (B,) energies. gap: the width of the gap at which the factor is 0.54; None
+    gives 1. For the energy loss, which otherwise runs off once the other losses of a shared base
+    are small: Adam does not see that a gradient is small, only that it is the only one. Ours.
+    """
+    if gap is None:
+        return torch.ones((), device=real.device)
+    wide = (revised.detach().mean() - real.detach().mean()).clamp_min(0)
+    return 2 * torch.sigmoid(-wide / gap)
 
 
 def reconstruction_loss(samples: Tensor, reconstructions: Tensor) -> Tensor:

@@ -66,8 +66,16 @@ def test_energy_loss_gradient_is_equation_4():
 
 def test_energy_penalty_pulls_the_free_constant_back():
     level = torch.tensor(3.0, requires_grad=True)
-    losses.energy_loss(level.expand(4), level.expand(4), penalty=0.1).backward()
-    assert float(level.grad) == pytest.approx(0.1 * 2 * 3.0 * 2)
+    losses.energy_penalty(level.expand(4), level.expand(4)).backward()
+    assert float(level.grad) == pytest.approx(2 * 3.0 * 2)
+
+
+@pytest.mark.parametrize("gap, expected", [(-3.0, 1.0), (0.0, 1.0), (0.5, 0.5379), (2.0, 0.0360)])
+def test_energy_damping_closes_as_the_gap_opens(gap, expected):
+    real = torch.tensor([1.0, 3.0], requires_grad=True)
+    factor = losses.energy_damping(real, real + gap, 0.5)
+    assert float(factor) == pytest.approx(expected, abs=1e-4) and not factor.requires_grad
+    assert float(losses.energy_damping(real, real + gap, None)) == 1.0
 
 
 def test_reconstruction_sums_pixels_and_averages_images():
