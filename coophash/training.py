@@ -51,7 +51,8 @@ def fit(
         dataset: labelled images: an `ImageSet`, or (images, labels) with images (N, C, H, W) float
             in [-1, 1] or uint8 and labels (N,) integer classes, NumPy or torch.
         validation: labelled images that choose the weights to end with: those of the update with
-            the best mAP when one half of these is searched for in the other, and the reverse. Without it the last weights stay.
+            the best mAP when one half of these is searched for in the other, and the reverse.
+            Without it the last weights stay.
         updates: gradient steps in all, those before a resume counted in.
         batch_size: images per update, at least 2, drawn without replacement within an epoch.
         seed: of the batches and of every draw of the method. Equal seeds on one machine with equal

@@ -35,7 +35,7 @@ def test_batch_all_triplets_of_one_class_are_zero_and_differentiable():
     outputs = torch.rand(5, 4, requires_grad=True)
     loss = losses.batch_all_triplet_loss(outputs, torch.zeros(5, dtype=torch.int64), 2.0)
     loss.backward()
-    assert float(loss) == 0 and not outputs.grad.any()
+    assert float(loss.detach()) == 0 and not outputs.grad.any()
 
 
 def test_batch_all_triplets_gradient():
