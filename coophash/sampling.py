@@ -75,7 +75,8 @@ def langevin(
         labels: (B, …) conditions handed to the energy as they are, or None.
         steps: number of steps, >= 0.
         step_size: δ > 0.
-        noise: temperature of the noise; 1 samples from exp(-energy) as δ goes to 0, 0 descends.
+        noise: factor >= 0 on the noise; with 1 the samples tend to exp(-energy) as δ goes to 0, with
+            0 the chain descends.
         clamp: (low, high) bounds of x after each step, e.g. (-1, 1) for images; or None.
         seed: 64-bit integer, or a tensor of one integer. The same seed gives the same chain on
             every device, up to rounding.
@@ -123,7 +124,10 @@ def langevin(
             )
         if return_energies:
             energies.append(call(state).float())
-        _check_finite([*(() if look else energies[:steps]), state], steps * look, steps, a)
+        if look:
+            _check_finite([state], steps, steps, a)
+        else:
+            _check_finite([*energies[:steps], state], 0, steps, a)
         return (state, torch.stack(energies)) if return_energies else state
 
 
