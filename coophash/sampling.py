@@ -75,7 +75,7 @@ def langevin(
         labels: (B, …) conditions handed to the energy as they are, or None.
         steps: number of steps, >= 0.
         step_size: δ > 0.
-        noise: factor >= 0 on the noise; with 1 the samples tend to exp(-energy) as δ goes to 0, with
+        noise: factor >= 0 on the noise. With 1 the samples follow exp(-energy) as δ goes to 0; with
             0 the chain descends.
         clamp: (low, high) bounds of x after each step, e.g. (-1, 1) for images; or None.
         seed: 64-bit integer, or a tensor of one integer. The same seed gives the same chain on
