@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def fit(
     learning_rate: float = 1e-3,
     generator_learning_rate: float = 1e-3,
     schedule: str = "cosine",
+    averaging: float = 0.99,
     validate_every: int = 100,
     checkpoint_every: int = 100,
     folder: str | Path | None = None,
@@ -60,6 +62,8 @@ def fit(
         learning_rate, generator_learning_rate: of Adam (beta1 0.5) for the two networks; the
             energy head's is `learning_rate` times the model's `energy_rate`.
         schedule: "cosine" decays both to 0 over `updates`; "constant" does not.
+        averaging: decay of an exponential moving average of the weights, which is what is validated
+            and what the model ends with; 0.99 averages over some 100 updates, 0 takes the last.
         validate_every, checkpoint_every: in updates.
         folder: keeps a checkpoint and, at the end, the model. None keeps nothing.
         resume: go on from the checkpoint in `folder`, if there is one.
@@ -74,6 +78,8 @@ def fit(
         FloatingPointError: the training diverged.
         KeyboardInterrupt: passed on after the checkpoint is written.
     """
+    if not 0 <= averaging < 1:
+        raise ValueError(f"averaging must be at least 0 and below 1, got {averaging!r}")
     _check_settings(updates, batch_size, schedule, validate_every, checkpoint_every, resume, folder)
     images, labels = _labelled(model, dataset, "dataset")
     if isinstance(dataset, ImageSet) and model.class_names is None:
@@ -90,7 +96,8 @@ def fit(
             "model": dataclasses.asdict(model.config), "images": len(labels), "updates": updates,
             "batch_size": min(batch_size, len(labels)), "seed": seed,
             "learning_rate": learning_rate, "generator_learning_rate": generator_learning_rate,
-            "schedule": schedule, "validation_images": 0 if held_out is None else len(held_out[1]),
+            "schedule": schedule, "averaging": averaging,
+            "validation_images": 0 if held_out is None else len(held_out[1]),
             "validate_every": validate_every,
         },
         path=None if folder is None else Path(folder) / checkpoints.CHECKPOINT_FILE,
@@ -126,6 +133,7 @@ class _Run:
         self.optimizers = _optimizers(
             model, settings["learning_rate"], settings["generator_learning_rate"]
         )
+        self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.best_map, self.best = -math.inf, {}  # type: float, dict[str, Tensor]
         self.sums: dict[str, Tensor] = {}
         self.epoch, self.order = -1, np.empty(0, np.int64)
@@ -167,8 +175,7 @@ class _Run:
         finally:
             if bar is not None:
                 bar.close()
-        if self.best:
-            self.model.load_state_dict(self.best)
+        self.model.load_state_dict(self.best or self.average)
         self.model.eval()
 
     def one_update(self) -> None:
@@ -188,8 +195,18 @@ class _Run:
             self.update,
         )
         self.update += 1
+        self.blend()
         for name, value in watched.items():
             self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
+
+    def blend(self) -> None:
+        """Move the average towards the weights; faster at first, when the first ones are noise."""
+        decay = min(self.history.settings["averaging"], self.update / (10 + self.update))
+        for name, value in self.model.state_dict().items():
+            if value.is_floating_point():
+                self.average[name].lerp_(value, 1 - decay)
+            else:
+                self.average[name].copy_(value)
 
     def batch(self, update: int, size: int, seed: int) -> NDArray[np.int64]:
         """Rows of one batch: a function of (seed, update), so a resumed run draws the same."""
@@ -219,9 +236,8 @@ class _Run:
             return
         self.record(seconds)
         pixels, labels = self.validation
-        self.model.eval()
-        codes = self.codes(pixels, len(labels))
-        self.model.train()
+        with self.weights(self.average):
+            codes = self.codes(pixels, len(labels))
         # Each half is searched for in the other: images that the model was not trained on, on both
         # sides, as in use. Against the training images the score would favour early updates.
         by_class = np.argsort(labels, kind="stable")  # so that each half has half of each class
@@ -233,7 +249,19 @@ class _Run:
         self.history.records[-1]["validation_map"] = float(score)
         if score > self.best_map:
             self.best_map, self.history.best_update = float(score), self.update
-            self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+            self.best = {k: v.clone() for k, v in self.average.items()}
+
+    @contextmanager
+    def weights(self, chosen: dict[str, Tensor]) -> Iterator[None]:
+        """The model with other weights, for as long as the block lasts."""
+        current = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        self.model.load_state_dict(chosen)
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(current)
+            self.model.train()
 
     def codes(self, pixels: _Pixels, count: int) -> NDArray[np.uint8]:
         parts = [
@@ -243,10 +271,11 @@ class _Run:
         return np.concatenate(parts)
 
     def save(self) -> None:
-        """Write the checkpoint, and the model as it is now."""
+        """Write the checkpoint, and the model that the run would end with if it ended now."""
         if self.path is None:
             return
         extra = {f"sums/{name}": value for name, value in self.sums.items()}
+        extra |= {f"average/{name}": value for name, value in self.average.items()}
         extra |= {f"best/{name}": value for name, value in self.best.items()}
         facts = {
             "update": self.update,
@@ -256,7 +285,8 @@ class _Run:
         checkpoints.save_training(
             self.path, {"model": self.model}, self.optimizers._asdict(), extra, facts
         )
-        checkpoints.save_model(self.model, self.path.parent)
+        with self.weights(self.best or self.average):
+            checkpoints.save_model(self.model, self.path.parent)
 
     def resume(self) -> None:
         """Restore what `save` wrote, if it wrote anything."""
@@ -277,7 +307,8 @@ class _Run:
         self.update = facts["update"]
         for name, value in extra.items():
             kind, _, key = name.partition("/")
-            (self.sums if kind == "sums" else self.best)[key] = value.to(self.device)
+            kept = {"sums": self.sums, "average": self.average, "best": self.best}[kind]
+            kept[key] = value.to(self.device)
         self.best_map = -math.inf if facts["best_map"] is None else facts["best_map"]
 
 

@@ -204,6 +204,7 @@ def test_a_class_with_one_image_is_called_by_its_name():
         (dict(schedule="linear"), "schedule"),
         (dict(resume=True), "resume needs folder"),
         (dict(validate_every=0), "validate_every"),
+        (dict(averaging=1.0), "averaging"),
     ],
 )
 def test_bad_settings_say_what_is_wrong(settings, words):
