@@ -75,7 +75,7 @@ def test_falling_ids_with_every_code_the_same():
     index = ch.HammingIndex(64)
     index.add(np.zeros((rows, 8), np.uint8), ids=np.arange(rows)[::-1])
     for k in (1, 7, 3000, rows, rows + 2):
-        distances, ids = index.search(np.zeros((1, 8), np.uint8), k)
+        _, ids = index.search(np.zeros((1, 8), np.uint8), k)
         np.testing.assert_array_equal(ids[0, :rows], np.arange(min(k, rows)))
         assert (ids[0, rows:] == -1).all()
 

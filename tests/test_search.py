@@ -221,7 +221,7 @@ def test_distances_equal_those_of_faiss(bits):
     index = faiss.IndexBinaryFlat(bits)
     index.add(database)
     expected, _ = index.search(queries, 50)
-    distances, ids = ch.hamming_topk(database, queries, 50)
+    distances, _ = ch.hamming_topk(database, queries, 50)
     np.testing.assert_array_equal(distances, expected)
     radius = int(expected[0, -1])
     limits, _, _ = index.range_search(queries, radius + 1)  # there it is d < radius
