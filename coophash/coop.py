@@ -326,6 +326,8 @@ def _cooperative_loss(
     # the z that started the chain. The generator learns from the reconstruction with weight 1, the
     # descriptor with `variational_weight`: `_scale_gradient` keeps them apart in one backward pass.
     mean, log_std = descriptor.infer(revised_f)
+    if c.centre_latent:
+        mean = centre_by_class(mean, labels, c.classes)
     noise = torch.randn(mean.shape, generator=source, device=x.device)
     inferred = _scale_gradient(mean + log_std.exp() * noise, c.variational_weight)
     reconstruction = losses.reconstruction_loss(revised, model.generator(labels, inferred))
@@ -391,6 +393,22 @@ def random_source(device: torch.device, seed: int, update: int) -> torch.Generat
     words = np.random.SeedSequence([seed, update]).generate_state(2, np.uint32)
     mixed = int(words[0]) | int(words[1]) << 32
     return torch.Generator(device).manual_seed(mixed & (2**63 - 1))
+
+
+def centre_by_class(latent: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Take each class's mean over the batch away from its latents.
+
+    The pair is made with z ~ N(0, I) whatever the class, so the latents inferred from each class
+    must have that distribution too. Left alone they do not: the base's features hold the class, z~
+    carries it, and the generator learns to read it there and to ignore its label.
+
+    latent: (B, d); labels: (B,). The mean of n images is shrunk by 1 - 1/n, so that a class with
+    one image in the batch keeps its latent. Our reading.
+    """
+    one_hot = F.one_hot(labels, classes).to(latent.dtype)
+    count = one_hot.sum(0).clamp_min(1)
+    means = (one_hot.T @ latent) / count[:, None]
+    return latent - (means * (1 - 1 / count)[:, None])[labels]
 
 
 def other_classes(labels: Tensor, classes: int, source: torch.Generator) -> Tensor:

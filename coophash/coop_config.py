@@ -47,8 +47,9 @@ class CoopHashConfig:
         category_weight, synthetic_category_weight: cross-entropy on real and on revised images.
         variational_weight: weight of reconstruction + kl_weight KL in the descriptor's loss; the
             generator always sees the reconstruction alone, with weight 1.
-        kl_weight: at 1 the inference head was seen to pack the class into z and the generator to
-            ignore its label; at 2 it needs the label.
+        kl_weight: of the KL term in it; smaller gives more varied images.
+        centre_latent: take each class's mean away from the inferred latents, so that z~ cannot
+            carry the class and the generator has to use its label.
         gradient_clip: largest norm of the descriptor's gradient.
     """
 
@@ -77,7 +78,8 @@ class CoopHashConfig:
     category_weight: float = 1.0
     synthetic_category_weight: float = 0.3
     variational_weight: float = 0.01
-    kl_weight: float = 2.0
+    kl_weight: float = 0.3
+    centre_latent: bool = True
     gradient_clip: float = 5.0
 
     def __post_init__(self) -> None:

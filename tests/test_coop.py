@@ -10,6 +10,7 @@ import coophash as ch
 from coophash.coop import (
     CooperativeOptimizers,
     CoopHashConfig,
+    centre_by_class,
     cooperative_step,
     other_classes,
     random_source,
@@ -228,6 +229,21 @@ def test_pairs_say_what_is_wrong(arguments, words):
 def test_every_setting_is_documented():
     for field in dataclasses.fields(CoopHashConfig):
         assert field.name in (CoopHashConfig.__doc__ or ""), field.name
+
+
+def test_centred_latents_carry_no_class_mean():
+    labels = torch.tensor([0, 1, 0, 2, 1, 0])
+    latent = torch.randn(6, 5) + 10 * labels[:, None]
+    centred = centre_by_class(latent, labels, 4)
+    for row in range(6):
+        mates = latent[labels == labels[row]]
+        expected = latent[row] - mates.mean(0) * (1 - 1 / len(mates))
+        torch.testing.assert_close(centred[row], expected)
+    torch.testing.assert_close(centred[3], latent[3])  # alone in its class
+    many = torch.arange(4).repeat(500)
+    shifted = torch.randn(2000, 5) + 10 * many[:, None]
+    for label in range(4):
+        assert centre_by_class(shifted, many, 4)[many == label].mean(0).abs().max() < 0.1
 
 
 def test_random_source_and_other_classes():
