@@ -73,7 +73,9 @@ class Demo:
         methods: CoopHash first.
         rows, distances: (Q, NEIGHBOURS): results of searching CoopHash's codes of the database.
         search_seconds: that search, once.
-        check, triplets, grid: of `coophash.generation`; grid is (GRID_ROWS, classes, C, H, W).
+        check, triplets: of `coophash.generation`.
+        grid, grid_revised: generated digits and the same after the chain, (GRID_ROWS, classes, C,
+            H, W), of `coophash.generation.latent_grid`.
         histories: of the two trained networks, by name.
         seconds: the whole demo.
         settings: what it was called with and what follows from that.
@@ -87,6 +89,7 @@ class Demo:
     check: GeneratorCheck
     triplets: Triplets
     grid: NDArray[np.float32]
+    grid_revised: NDArray[np.float32]
     histories: dict[str, History]
     seconds: float
     settings: dict[str, Any]
@@ -207,6 +210,7 @@ def run_demo(
         check=check_generator(model, models[PLAIN], parts["query"], seed=seed),
         triplets=triplets(model, parts["train"], seed=seed),
         grid=latent_grid(model, GRID_ROWS, seed=seed),
+        grid_revised=latent_grid(model, GRID_ROWS, seed=seed, revised=True),
         histories=histories,
         seconds=time.perf_counter() - started,
         settings={

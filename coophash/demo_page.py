@@ -57,10 +57,10 @@ def write_page(demo: Demo, path: Path) -> Path:
             "orders of digits at the same distance; beside it the worst and the best that any "
             "order gives. P@radius 2: share of right digits within 2 bits, 0 for a query that "
             "finds nothing there. P@100: among the first 100. Train, s: seconds of training or "
-            f"fitting. {PLAIN}: the same network with the same labels, trained on real digits "
-            "alone. ITQ and random projections use no labels; they were fitted on the pixels of "
-            "the training and database digits. Both networks keep the update that ranks the "
-            "validation digits best; no query enters any choice.",
+            f"fitting. {PLAIN.capitalize()}: the same network with the same labels, trained on "
+            "real digits alone. ITQ and random projections use no labels; they were fitted on "
+            "the pixels of the training and database digits. Both networks keep the update that "
+            "ranks the validation digits best; no query enters any choice.",
         ),
         curve=Figure(
             precision_recall_uri(
@@ -104,9 +104,6 @@ def _pairs(demo: Demo) -> Section:
         ("x⁺ after the chain", t.revised),
         ("x⁻ generated", t.negative),
     )
-    pairs = ", ".join(
-        f"{names[a]} with {names[b]}" for a, b in zip(t.labels, t.negative_labels, strict=True)
-    )
     return Section(
         "Contrastive pairs",
         [
@@ -119,9 +116,9 @@ def _pairs(demo: Demo) -> Section:
             Figure(
                 grid_uri(np.stack([images for _, images in kinds])),
                 "Four rows of digits, one column for each class: " + ", ".join(k for k, _ in kinds),
-                f"Each column has a z of its own. Classes of x⁺ and x⁻: {pairs}.",
+                "Each column has a z of its own. Above it: class of x and x⁺ / class of x⁻.",
                 columns=[
-                    f"{names[a]} | {names[b]}"
+                    f"{names[a]} / {names[b]}"
                     for a, b in zip(t.labels, t.negative_labels, strict=True)
                 ],
                 rows=[kind for kind, _ in kinds],
@@ -136,8 +133,9 @@ def _generator(demo: Demo) -> Section:
     rows = [
         ["real queries", f"{check.accuracy_real:.3f}", f"{check.distance_real:.2f}"],
         ["generated x⁺", f"{check.accuracy:.3f}", f"{check.distance_synthetic:.2f}"],
-        ["x⁺ after the chain", f"{check.accuracy_revised:.3f}", ""],
+        ["x⁺ after the chain", f"{check.accuracy_revised:.3f}", f"{check.distance_revised:.2f}"],
     ]
+    latents = [f"z {number + 1}" for number in range(len(demo.grid))]
     return Section(
         "What the generator has learned",
         [
@@ -160,10 +158,18 @@ def _generator(demo: Demo) -> Section:
             Figure(
                 grid_uri(demo.grid),
                 f"{len(demo.grid)} rows of generated digits 0 to 9; a row shares one latent z.",
-                "Rows share z, columns are classes; generated, before the chain.",
+                "Generated x⁺: rows share z, columns are classes.",
                 columns=names,
-                rows=[f"z {number + 1}" for number in range(len(demo.grid))],
-                width=440,
+                rows=latents,
+                width=460,
+            ),
+            Figure(
+                grid_uri(demo.grid_revised),
+                f"The same {len(demo.grid)} rows of digits after the Langevin chain.",
+                "The same after the chain.",
+                columns=names,
+                rows=latents,
+                width=460,
             ),
             Figure(
                 curves_uri(
@@ -177,7 +183,7 @@ def _generator(demo: Demo) -> Section:
                 else f"Mean energy of the generated digits goes from {check.energies[0]:.2f} to "
                 f"{check.energies[-1]:.2f} along the chain.",
                 f"The chain changes a pixel by {check.chain_move:.3f} on average.",
-                width=440,
+                width=500,
             ),
         ],
     )  # fmt: skip

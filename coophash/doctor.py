@@ -134,7 +134,10 @@ def _search() -> Iterator[Finding]:
         )  # fmt: skip
         return
     yield Finding(
-        "search on CUDA, built", "ok", f"by nvcc {info['nvcc_version']}, for {info['cuda_archs']}"
+        "search on CUDA, built",
+        "ok",
+        f"by nvcc {info['nvcc_version']}, for {info['cuda_archs']}; HammingIndex searches on the "
+        "CPU as yet",
     )
     reason = _native.library().cuda_status()
     if reason:

@@ -110,9 +110,10 @@ def precision_recall_uri(
             ax.plot(recall, precision, label=name, marker="o", markersize=3, **_pen(number))
         if chance is not None:
             ax.axhline(chance, color="#888", linewidth=0.8, linestyle=(0, (2, 2)))
-            ax.text(0.995, chance + 0.012, "chance", ha="right", color="#666", fontsize=9)
+            ax.text(0.01, chance - 0.01, "chance", va="top", color="#555", fontsize=9)
         ax.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
-        ax.legend(loc="upper right", bbox_to_anchor=(1, 0.9))
+        # above the axes: no corner of the plot is free of curves for every set of methods
+        ax.legend(loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=min(len(curves), 2))
         return _figure_uri(plt, figure)
 
 

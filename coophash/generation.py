@@ -29,9 +29,10 @@ class GeneratorCheck:
         accuracy: share of generated images x+ that the classifier puts into their own class.
         accuracy_revised: the same after the Langevin chain.
         accuracy_real: the same of the real images, for comparison.
-        distance_synthetic, distance_real: mean Euclidean distance between two images of a class,
-            pixels in [-1, 1], mean over the classes. Near 0 for a generator that ignores z.
-        distance_by_class: (synthetic, real) for each class.
+        distance_synthetic, distance_revised, distance_real: mean Euclidean distance between two
+            images of a class, pixels in [-1, 1], mean over the classes: of x+, of x+ after the
+            chain, of real images. Near 0 for a generator that ignores z.
+        distance_by_class: the same three for each class.
         chain_move: mean absolute change of a pixel by the chain.
         energies: mean energy before each step of the chain and after the last.
     """
@@ -41,8 +42,9 @@ class GeneratorCheck:
     accuracy_revised: float
     accuracy_real: float
     distance_synthetic: float
+    distance_revised: float
     distance_real: float
-    distance_by_class: tuple[tuple[float, float], ...]
+    distance_by_class: tuple[tuple[float, float, float], ...]
     chain_move: float
     energies: tuple[float, ...]
 
@@ -110,16 +112,18 @@ def check_generator(
         distances.append(
             (
                 _mean_distance(generated[labels == label].flatten(1)),
+                _mean_distance(revised[labels == label].flatten(1)),
                 _mean_distance(torch.from_numpy(real.float(rows)).flatten(1)),
             )
         )
-    synthetic, actual = np.mean(distances, axis=0).tolist()
+    synthetic, after_chain, actual = np.mean(distances, axis=0).tolist()
     return GeneratorCheck(
         images_per_class=images_per_class,
         accuracy=_accuracy(classifier, generated, labels),
         accuracy_revised=_accuracy(classifier, revised, labels),
         accuracy_real=_accuracy(classifier, real, torch.from_numpy(real.labels)),
         distance_synthetic=synthetic,
+        distance_revised=after_chain,
         distance_real=actual,
         distance_by_class=tuple(distances),
         chain_move=float((revised - generated).abs().mean()),

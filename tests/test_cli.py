@@ -302,6 +302,7 @@ WRONG = {
     "evaluate: same file": (
         "evaluate --queries {w}/codes.npz --database {w}/codes.npz", "would find itself",
     ),
+    "evaluate: more queries than codes": ("evaluate {w}/codes.npz --query-count 99", "99"),
     "demo: out is a file": ("demo --out {w}/codes.npz", "is a file: give a folder"),
 }  # fmt: skip
 
@@ -434,6 +435,16 @@ def test_debug_shows_the_traceback(monkeypatch):
     monkeypatch.setenv("COOPHASH_DEBUG", "1")
     with pytest.raises(FileNotFoundError):
         main(["index", "none.npz", "--out", "i"])
+
+
+def test_device_that_is_not_there(work, run, tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    done = run("encode", work / "model", work / "images", "--device", "cuda", "--out",
+               tmp_path / "c.npz")  # fmt: skip
+    assert "finds no CUDA device" in done.error and "coophash doctor" in done.error
 
 
 def test_forced_backend_that_is_missing(work, run, monkeypatch):

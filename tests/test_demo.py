@@ -171,7 +171,7 @@ def test_generator_check_sees_both_traps():
     check = check_generator(model, model, real, images_per_class=5, seed=0)
     pixels = real.float(real.labels == 1).reshape(6, -1)[:5]
     by_hand = np.mean([np.linalg.norm(a - b) for i, a in enumerate(pixels) for b in pixels[:i]])
-    assert check.distance_by_class[1][1] == pytest.approx(by_hand, rel=1e-5)
+    assert check.distance_by_class[1][2] == pytest.approx(by_hand, rel=1e-5)
     assert check.diversity > 0 and len(check.energies) == 4
     assert check.accuracy_real == pytest.approx(
         float((model.classify(real) == torch.from_numpy(real.labels)).double().mean())

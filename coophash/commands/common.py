@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from coophash.data import ImageSet
 
 Split = Literal["train", "test", "all"]
+Device = Literal["auto", "cpu", "cuda"]
 
 DataArgument = Annotated[
     Path,
@@ -33,6 +34,9 @@ SkipOption = Annotated[
 FitOption = Annotated[
     bool,
     typer.Option("--fit", help="Bring CIFAR-10 or MNIST to another shape that the model takes."),
+]
+DeviceOption = Annotated[
+    Device, typer.Option(help="Where the network runs; auto takes a GPU that torch finds.")
 ]
 SeedOption = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
 
@@ -82,6 +86,23 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
         raise
     except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error
         raise ValueError(f"cannot read {str(path)!r} as an image: {error}") from None
+
+
+def place(model: CoopHash, device: Device) -> CoopHash:
+    """The model, moved to the device.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    import torch
+
+    there = torch.cuda.is_available()
+    if device == "cuda" and not there:
+        raise ValueError(
+            "--device cuda: torch finds no CUDA device (`coophash doctor` says why); leave the "
+            "option out to use the CPU"
+        )
+    return model.to("cuda" if there and device != "cpu" else "cpu")
 
 
 def encode_images(model: CoopHash, images: ImageSet, batch_size: int = 512) -> NDArray[np.uint8]:

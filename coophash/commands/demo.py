@@ -44,7 +44,10 @@ def demo(
     for row, best in zip(rows, bold_best(rows, BEST), strict=True):
         table.add_row(*(f"[bold]{x}[/bold]" if n in best else x for n, x in enumerate(row)))
     console.print(table)
-    say(f"{PLAIN}: the same network trained on real digits alone. worst - best: by order of ties")
+    say(
+        f"{PLAIN.capitalize()}: the same network trained on real digits alone. Worst - best: mAP "
+        "by the order of ties."
+    )
     check = found.check
     say(
         f"generator: {100 * check.accuracy:.1f} % of its digits classified right by a network that "

@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from coophash.commands.common import DataArgument, FitOption, SkipOption, SplitOption, say
+from coophash.commands.common import (
+    DataArgument,
+    DeviceOption,
+    FitOption,
+    SkipOption,
+    SplitOption,
+    say,
+)
 
 
 def encode(
@@ -16,15 +23,16 @@ def encode(
     out: Annotated[Path, typer.Option(metavar="CODES.npz", help="Where to write the codes.")],
     split: SplitOption = "all",
     fit: FitOption = False,
+    device: DeviceOption = "auto",
     skip_damaged: SkipOption = False,
 ) -> None:
     """Encode images: packed codes with their labels, ids and paths, in one .npz file."""
     from coophash.checkpoints import load
-    from coophash.commands.common import encode_images, model_data
+    from coophash.commands.common import encode_images, model_data, place
     from coophash.encoded import EncodedSet, check_writable
 
     check_writable(out)
-    hasher = load(model)
+    hasher = place(load(model), device)
     images = model_data(hasher, data, split, fit, skip_damaged)
     codes = encode_images(hasher, images)
     written = EncodedSet(

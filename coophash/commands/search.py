@@ -11,7 +11,16 @@ import typer
 from numpy.typing import NDArray
 from rich.markup import escape
 
-from coophash.commands.common import FitOption, Split, SplitOption, console, new_table, say
+from coophash.commands.common import (
+    Device,
+    DeviceOption,
+    FitOption,
+    Split,
+    SplitOption,
+    console,
+    new_table,
+    say,
+)
 from coophash.commands.index import ITEMS_FILE
 
 if TYPE_CHECKING:
@@ -34,6 +43,7 @@ def search(
     k: Annotated[int, typer.Option("-k", min=1, help="Neighbours for each query.")] = 10,
     split: SplitOption = "all",
     fit: FitOption = False,
+    device: DeviceOption = "auto",
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write all results here, as .npz or .csv."),
@@ -50,7 +60,7 @@ def search(
     opened = HammingIndex.open(index)
     items_path = index / ITEMS_FILE
     items = EncodedSet.load(items_path) if items_path.exists() else None
-    encoded = _read_queries(queries, model, split, fit)
+    encoded = _read_queries(queries, model, split, fit, device)
     if encoded.bits != opened.bits:
         raise ValueError(
             f"the queries have {encoded.bits} bits, the index {opened.bits}: encode the queries "
@@ -71,7 +81,9 @@ def search(
         say(f"the first {_SHOWN} queries are shown; --out FILE writes all")
 
 
-def _read_queries(path: Path, model: Path | None, split: Split, fit: bool) -> EncodedSet:
+def _read_queries(
+    path: Path, model: Path | None, split: Split, fit: bool, device: Device
+) -> EncodedSet:
     """Codes from a file of codes, or of images through the model."""
     from coophash.encoded import EncodedSet
 
@@ -82,11 +94,11 @@ def _read_queries(path: Path, model: Path | None, split: Split, fit: bool) -> En
             )
         return EncodedSet.load(path)
     from coophash.checkpoints import load
-    from coophash.commands.common import encode_images, model_data, read_image
+    from coophash.commands.common import encode_images, model_data, place, read_image
 
     if path.suffix.lower() == ".npz":
         raise ValueError(f"{str(path)!r} holds codes already: leave --model out")
-    hasher = load(model)
+    hasher = place(load(model), device)
     if not path.exists():
         raise FileNotFoundError(f"no queries at {str(path)!r}")
     if path.is_file():

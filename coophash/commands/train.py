@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coophash.commands.common import DataArgument, SeedOption, SkipOption, SplitOption, say
+from coophash.commands.common import (
+    DataArgument,
+    DeviceOption,
+    SeedOption,
+    SkipOption,
+    SplitOption,
+    say,
+)
 
 if TYPE_CHECKING:
     from coophash.data import ImageSet
@@ -54,6 +61,7 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="One option of the model; repeatable."),
     ] = None,
+    device: DeviceOption = "auto",
     skip_damaged: SkipOption = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoint in the model's folder.")
@@ -67,7 +75,7 @@ def train(
     options = read_options(config, set_ or [])
     checkpoint = _check_folder(model, resume)
 
-    from coophash.commands.common import read_images
+    from coophash.commands.common import place, read_images
     from coophash.coop import CoopHash
     from coophash.training import fit
 
@@ -77,11 +85,12 @@ def train(
         bits, images.classes, images.image_shape, images.class_names, seed=seed,
         cooperative=not plain, **options,
     )  # fmt: skip
+    place(hasher, device)
     held_out = 0 if validation is None else len(validation)
     shape = " x ".join(map(str, images.image_shape))
     say(
         f"{len(train_set):,} images to train on, {held_out:,} held out, {images.classes} classes, "
-        f"{shape}; seed {seed}"
+        f"{shape}; seed {seed}, on {next(hasher.parameters()).device.type}"
     )
     try:
         history = fit(
