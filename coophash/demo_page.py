@@ -245,6 +245,5 @@ def _facts(demo: Demo) -> dict[str, dict[str, Any]]:
         },
         "Training": training,
         "Model": model,
-        "Versions": versions(),
-        "Machine": machine(),
+        "Versions and machine": {**versions(), **machine()},
     }
