@@ -103,7 +103,8 @@ Array<int64_t> py_histogram(const std::vector<SpanTuple>& spans, int width,
 
 Array<int32_t> py_distances(const Array<uint8_t>& a, const Array<uint8_t>& b, int threads,
                             const std::string& isa) {
-  require(a.ndim() == 2 && a.shape(1) >= 1 && a.shape(1) <= kMaxWidth, "codes must be (rows, width)");
+  require(a.ndim() == 2 && a.shape(1) >= 1 && a.shape(1) <= kMaxWidth,
+          "codes must be (rows, width)");
   const int width = static_cast<int>(a.shape(1));
   const Queries queries = to_queries(a, width);
   to_queries(b, width);

@@ -8,7 +8,7 @@
 #if defined(__clang__)
 #define COOPHASH_COMPILER "clang " __clang_version__
 #elif defined(__GNUC__)
-#define COOPHASH_COMPILER \
+#define COOPHASH_COMPILER                                                                   \
   "gcc " COOPHASH_NUMBER(__GNUC__) "." COOPHASH_NUMBER(__GNUC_MINOR__) "." COOPHASH_NUMBER( \
       __GNUC_PATCHLEVEL__)
 #else
@@ -18,8 +18,8 @@
 namespace coophash {
 
 const BuildInfo& build_info() {
-  static const BuildInfo info = {COOPHASH_BUILD_VERSION,     COOPHASH_COMPILER,
-                                 COOPHASH_BUILD_CUDA,        COOPHASH_BUILD_CUDA_REASON,
+  static const BuildInfo info = {COOPHASH_BUILD_VERSION,      COOPHASH_COMPILER,
+                                 COOPHASH_BUILD_CUDA,         COOPHASH_BUILD_CUDA_REASON,
                                  COOPHASH_BUILD_NVCC_VERSION, COOPHASH_BUILD_CUDA_ARCHS};
   return info;
 }

@@ -1,12 +1,12 @@
 // The contract of packed-bit search: exact, in Hamming space, on plain pointers.
 //
 // Codes are rows of `width` bytes, one after another, with no padding between rows. Bit j of a code
-// is bit j % 8 of byte j / 8; spare bits of the last byte are 0 in every code. No alignment is asked
-// for. A distance is the number of differing bits, so it lies in 0 .. 8 * width.
+// is bit j % 8 of byte j / 8; spare bits of the last byte are 0 in every code. No alignment is
+// asked for. A distance is the number of differing bits, so it lies in 0 .. 8 * width.
 //
-// The tie rule. Results are ordered by (distance, id), and where the k-th place is shared by several
-// rows at one distance, those of the smallest ids are taken. So a result is one value, whatever the
-// instruction set, the number of threads and the way in which the work was split.
+// The tie rule. Results are ordered by (distance, id), and where the k-th place is shared by
+// several rows at one distance, those of the smallest ids are taken. So a result is one value,
+// whatever the instruction set, the number of threads and the way in which the work was split.
 //
 // Nothing here knows of Python. Errors are C++ exceptions; std::bad_alloc is one of them. Sizes and
 // pointers are trusted: bindings.cpp checks them.
@@ -20,8 +20,8 @@
 
 namespace coophash {
 
-inline constexpr int kMaxWidth = 512;                    // bytes of a code: 4096 bits
-inline constexpr int32_t kNoDistance = INT32_MAX;        // where there are fewer than k rows
+inline constexpr int kMaxWidth = 512;              // bytes of a code: 4096 bits
+inline constexpr int32_t kNoDistance = INT32_MAX;  // where there are fewer than k rows
 inline constexpr int64_t kNoId = -1;
 
 // A run of database rows that lie together in memory.
@@ -48,8 +48,9 @@ struct Queries {
 
 struct Kernels;  // the inner loops of one instruction set, see cpu/kernels.h
 
-// The instruction set called `name`; "" is the fastest of this machine. Throws std::invalid_argument
-// if there is none of that name, std::runtime_error with the reason if it cannot run here.
+// The instruction set called `name`; "" is the fastest of this machine. Throws
+// std::invalid_argument if there is none of that name, std::runtime_error with the reason if it
+// cannot run here.
 const Kernels& kernels(const std::string& name);
 
 // The instruction sets that the project knows, fastest first, each with why it cannot run here, or
@@ -61,8 +62,8 @@ struct IsaStatus {
 std::vector<IsaStatus> isas();
 
 // The k nearest rows to each query.
-//   distances (queries, k), ids (queries, k): sorted by (distance, id); where the database has fewer
-//   than k rows the rest is kNoDistance, kNoId.
+//   distances (queries, k), ids (queries, k): sorted by (distance, id); where the database has
+//   fewer than k rows the rest is kNoDistance, kNoId.
 void topk(const Database& database, const Queries& queries, int64_t k, int threads,
           const Kernels& kernels, int32_t* distances, int64_t* ids);
 
@@ -77,8 +78,8 @@ RangeResult range(const Database& database, const Queries& queries, int radius, 
                   const Kernels& kernels);
 
 // How many rows lie at each distance from each query.
-//   counts (queries, bins): counts[q][d], d = 0 .. bins - 1; bins >= 8 * width + 1 or every distance
-//   that occurs is below it.
+//   counts (queries, bins): counts[q][d], d = 0 .. bins - 1; bins >= 8 * width + 1 or every
+//   distance that occurs is below it.
 void histogram(const Database& database, const Queries& queries, int bins, int threads,
                const Kernels& kernels, int64_t* counts);
 

@@ -129,7 +129,9 @@ def test_unpack_refuses(array, bits, error, message):
 
 
 class TestTensors:
-    torch = pytest.importorskip("torch")
+    @pytest.fixture(autouse=True)
+    def _torch(self):
+        self.torch = pytest.importorskip("torch")
 
     @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16", "int64"])
     def test_tensor_in_tensor_out(self, dtype):

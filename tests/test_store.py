@@ -247,7 +247,9 @@ def test_a_damaged_faiss_file(tmp_path):
 
 
 class TestBesideFaiss:
-    faiss = pytest.importorskip("faiss")
+    @pytest.fixture(autouse=True)
+    def _faiss(self):
+        self.faiss = pytest.importorskip("faiss")
 
     @pytest.mark.parametrize("history", range(6))
     def test_faiss_reads_what_is_written(self, tmp_path, history):

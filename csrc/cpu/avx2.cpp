@@ -133,8 +133,7 @@ struct Step8 {
   static constexpr int kWidth = Width;
   using Distances = WordDistances<4>;
 
-  Step8(const uint8_t* query_, int width_)
-      : query(repeat_query(query_, width_, 8)), width(width_) {
+  Step8(const uint8_t* query_, int width_) : query(repeat_query(query_, width_, 8)), width(width_) {
     alignas(32) uint8_t index[32];
     for (int i = 0; i < 32; ++i) {
       const int code = i % 16 / 8, byte = i % 8;
@@ -237,10 +236,8 @@ struct StepLong {
       const uint8_t* four = codes + 4 * i * stride;
       const Vector a = row_sums(four), b = row_sums(four + stride);
       const Vector c = row_sums(four + 2 * stride), d = row_sums(four + 3 * stride);
-      const Vector ab =
-          _mm256_add_epi64(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
-      const Vector cd =
-          _mm256_add_epi64(_mm256_unpacklo_epi64(c, d), _mm256_unpackhi_epi64(c, d));
+      const Vector ab = _mm256_add_epi64(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+      const Vector cd = _mm256_add_epi64(_mm256_unpacklo_epi64(c, d), _mm256_unpackhi_epi64(c, d));
       found.words[i] = _mm256_add_epi64(_mm256_permute2x128_si256(ab, cd, 0x20),
                                         _mm256_permute2x128_si256(ab, cd, 0x31));
     }
@@ -253,12 +250,18 @@ struct StepLong {
 
 WidthKernels for_width(int width) {
   switch (width) {
-    case 4: return width_kernels<Step4>();
-    case 8: return width_kernels<Step8<8>>();
-    case 16: return width_kernels<Step16<16>>();
-    case 32: return width_kernels<StepLong<1, true>>();
-    case 64: return width_kernels<StepLong<2, true>>();
-    default: break;
+    case 4:
+      return width_kernels<Step4>();
+    case 8:
+      return width_kernels<Step8<8>>();
+    case 16:
+      return width_kernels<Step16<16>>();
+    case 32:
+      return width_kernels<StepLong<1, true>>();
+    case 64:
+      return width_kernels<StepLong<2, true>>();
+    default:
+      break;
   }
   if (width < 8) return width_kernels<Step8<0>>();
   if (width < 16) return width_kernels<Step16<0>>();

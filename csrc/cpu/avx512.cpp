@@ -1,6 +1,6 @@
-// AVX-512 with VPOPCNTDQ, BW and VBMI (Intel from Ice Lake, AMD from Zen 4): bits are counted by one
-// instruction, and bytes are moved into lanes while they are loaded, under a mask, so that no byte
-// outside the rows is read.
+// AVX-512 with VPOPCNTDQ, BW and VBMI (Intel from Ice Lake, AMD from Zen 4): bits are counted by
+// one instruction, and bytes are moved into lanes while they are loaded, under a mask, so that no
+// byte outside the rows is read.
 
 #include "hamming_impl.h"
 
@@ -59,7 +59,8 @@ inline Vector sort_rows(Vector words, Order order) {
       return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), words);
     case Order::kQuads:  // 0 4 2 6 1 5 3 7
       return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 2, 6, 1, 5, 3, 7), words);
-    default: return words;
+    default:
+      return words;
   }
 }
 
@@ -190,9 +191,9 @@ inline Vector sums_of_eight(const Vector* v) {
   const auto pair = [](Vector a, Vector b) {  // [a01 b01 a23 b23 a45 b45 a67 b67]
     return _mm512_add_epi64(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
   };
-  const auto quad = [](Vector ab, Vector cd) {  // 128-bit parts [ab0 ab2 cd0 cd2] + [ab1 ab3 cd1 cd3]
-    return _mm512_add_epi64(_mm512_shuffle_i64x2(ab, cd, 0x88),
-                            _mm512_shuffle_i64x2(ab, cd, 0xdd));
+  const auto quad = [](Vector ab,
+                       Vector cd) {  // 128-bit parts [ab0 ab2 cd0 cd2] + [ab1 ab3 cd1 cd3]
+    return _mm512_add_epi64(_mm512_shuffle_i64x2(ab, cd, 0x88), _mm512_shuffle_i64x2(ab, cd, 0xdd));
   };
   const Vector low = quad(pair(v[0], v[1]), pair(v[2], v[3]));
   const Vector high = quad(pair(v[4], v[5]), pair(v[6], v[7]));
@@ -286,12 +287,18 @@ struct StepLong {
 
 WidthKernels for_width(int width) {
   switch (width) {
-    case 4: return width_kernels<Step4>();
-    case 8: return width_kernels<Step8<8>>();
-    case 16: return width_kernels<Step16<16>>();
-    case 32: return width_kernels<Step32<32>>();
-    case 64: return width_kernels<StepLong<1, true>>();
-    default: break;
+    case 4:
+      return width_kernels<Step4>();
+    case 8:
+      return width_kernels<Step8<8>>();
+    case 16:
+      return width_kernels<Step16<16>>();
+    case 32:
+      return width_kernels<Step32<32>>();
+    case 64:
+      return width_kernels<StepLong<1, true>>();
+    default:
+      break;
   }
   if (width < 8) return width_kernels<Step8<0>>();
   if (width < 16) return width_kernels<Step16<0>>();

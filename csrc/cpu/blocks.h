@@ -27,7 +27,7 @@ std::vector<Piece> cut(const Database& database, int64_t rows);
 struct Block {
   const uint8_t* codes;
   int64_t rows;
-  const int64_t* ids;     // or null: row r has the id first_id + r
+  const int64_t* ids;  // or null: row r has the id first_id + r
   int64_t first_id;
   const uint64_t* allow;  // or null: all rows count; else row r counts if bit offset + r is set
   int64_t offset;
@@ -97,8 +97,8 @@ class BlockReader {
   std::vector<int64_t> ids_;
 };
 
-// How the work is shared out. Either all queries pass over pieces of the database, which the threads
-// claim one after another, or each thread takes queries of its own over the whole database.
+// How the work is shared out. Either all queries pass over pieces of the database, which the
+// threads claim one after another, or each thread takes queries of its own over the whole database.
 struct Plan {
   int threads;
   bool split_database;

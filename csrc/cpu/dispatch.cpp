@@ -81,7 +81,8 @@ const Kernels& kernels(const std::string& name) {
   }
   std::string names;
   for (const Isa& isa : known()) names += std::string(names.empty() ? "" : ", ") + isa.name;
-  throw std::invalid_argument("no instruction set is called '" + name + "': choose one of " + names);
+  throw std::invalid_argument("no instruction set is called '" + name + "': choose one of " +
+                              names);
 }
 
 }  // namespace coophash

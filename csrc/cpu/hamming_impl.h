@@ -109,8 +109,8 @@ void row_distances(const uint8_t* codes, int64_t rows, int width, const uint8_t*
   int64_t row = 0;
   for (; row < vector_rows; row += Step::kRows) step(codes + row * stride).store(out + row);
   for (; row < rows; ++row) {
-    out[row] = static_cast<uint16_t>(
-        row_distance(codes + row * stride, query, static_cast<int>(stride)));
+    out[row] =
+        static_cast<uint16_t>(row_distance(codes + row * stride, query, static_cast<int>(stride)));
   }
 }
 

@@ -1,7 +1,7 @@
 // What each instruction set supplies: two inner loops over rows of codes, for every width.
 //
-// Everything else (blocks, thresholds, threads, order) is written once, in the files that call these
-// loops, and is compiled for the baseline of the ABI.
+// Everything else (blocks, thresholds, threads, order) is written once, in the files that call
+// these loops, and is compiled for the baseline of the ABI.
 
 #ifndef COOPHASH_CPU_KERNELS_H_
 #define COOPHASH_CPU_KERNELS_H_

@@ -17,9 +17,9 @@ void collect(const Database& database, const Queries& queries, int64_t first, in
   const int width = database.width;
   reader.read(piece, block_rows(width), [&](const Block& block) {
     for (int64_t q = 0; q < count; ++q) {
-      const int64_t passed = kernels.scan(block.codes, block.rows, width,
-                                          queries.codes + (first + q) * width, radius + 1,
-                                          hits.data());
+      const int64_t passed =
+          kernels.scan(block.codes, block.rows, width, queries.codes + (first + q) * width,
+                       radius + 1, hits.data());
       std::vector<Entry>& entries = found[static_cast<size_t>(q)];
       for (int64_t i = 0; i < passed; ++i) {
         const Hit hit = hits[static_cast<size_t>(i)];

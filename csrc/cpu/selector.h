@@ -1,8 +1,8 @@
 // The k nearest rows to one query, taken from a stream of rows without sorting the stream.
 //
-// Distances are small integers, so a histogram of what was kept gives the k-th smallest at any time;
-// rows farther than that are never kept. As the scan goes on the limit falls and hardly any row
-// passes it.
+// Distances are small integers, so a histogram of what was kept gives the k-th smallest at any
+// time; rows farther than that are never kept. As the scan goes on the limit falls and hardly any
+// row passes it.
 
 #ifndef COOPHASH_CPU_SELECTOR_H_
 #define COOPHASH_CPU_SELECTOR_H_

@@ -33,12 +33,18 @@ struct SerialStep {
 
 WidthKernels for_width(int width) {
   switch (width) {  // a constant width lets the compiler unroll the words
-    case 4: return width_kernels<SerialStep<4>>();
-    case 8: return width_kernels<SerialStep<8>>();
-    case 16: return width_kernels<SerialStep<16>>();
-    case 32: return width_kernels<SerialStep<32>>();
-    case 64: return width_kernels<SerialStep<64>>();
-    default: return width_kernels<SerialStep<0>>();
+    case 4:
+      return width_kernels<SerialStep<4>>();
+    case 8:
+      return width_kernels<SerialStep<8>>();
+    case 16:
+      return width_kernels<SerialStep<16>>();
+    case 32:
+      return width_kernels<SerialStep<32>>();
+    case 64:
+      return width_kernels<SerialStep<64>>();
+    default:
+      return width_kernels<SerialStep<0>>();
   }
 }
 

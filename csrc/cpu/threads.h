@@ -8,9 +8,9 @@
 
 namespace coophash {
 
-// Calls body(i) for i = 0 .. tasks - 1, at most `threads` of them at a time, the caller's own thread
-// among them, and returns when all have returned. The first exception is thrown again here; tasks
-// not yet begun are then left out.
+// Calls body(i) for i = 0 .. tasks - 1, at most `threads` of them at a time, the caller's own
+// thread among them, and returns when all have returned. The first exception is thrown again here;
+// tasks not yet begun are then left out.
 //
 // Several threads may call this at once and share the pool. A caller never waits for a worker that
 // has not begun a task of its own, so calls cannot block one another, and a call in a process that

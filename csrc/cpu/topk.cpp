@@ -46,8 +46,8 @@ class Scan {
   void visit(const Block& block) {
     const uint8_t* query = codes_;
     for (Selector& selector : selectors_) {
-      const int64_t count = kernels_.scan(block.codes, block.rows, width_, query,
-                                          selector.limit(), hits_.data());
+      const int64_t count =
+          kernels_.scan(block.codes, block.rows, width_, query, selector.limit(), hits_.data());
       for (int64_t i = 0; i < count; ++i) {
         const Hit hit = hits_[static_cast<size_t>(i)];
         if (block.allows(hit.row)) {
@@ -88,7 +88,8 @@ void topk(const Database& database, const Queries& queries, int64_t k, int threa
   for (const Span& span : database.spans) rows += span.rows;
   const int64_t most = std::max<int64_t>(1, std::min(k, rows));  // entries that can be found
   const WidthKernels kernels = isa.for_width(database.width);
-  const int64_t bytes = static_cast<int64_t>(sizeof(Entry)) * (3 * most + 1024) + 64 * database.width;
+  const int64_t bytes =
+      static_cast<int64_t>(sizeof(Entry)) * (3 * most + 1024) + 64 * database.width;
   const Plan plan = make_plan(database, queries.count, bytes, threads);
   const std::vector<Piece> pieces = cut(database, plan.piece_rows);
 

@@ -1,5 +1,5 @@
-// The CUDA part, as the rest sees it: plain pointers, no CUDA header. cuda/flat.cu implements it, or
-// cuda/absent.cpp where the build has no CUDA.
+// The CUDA part, as the rest sees it: plain pointers, no CUDA header. cuda/flat.cu implements it,
+// or cuda/absent.cpp where the build has no CUDA.
 
 #ifndef COOPHASH_CUDA_DEVICE_H_
 #define COOPHASH_CUDA_DEVICE_H_
@@ -24,8 +24,8 @@ std::string cuda_status();
 // Empty where cuda_status() is not "".
 std::vector<CudaDevice> cuda_devices();
 
-// Exact top-k by (distance, id) on one device. All pointers are device memory of that device, and the
-// call only queues work on the stream.
+// Exact top-k by (distance, id) on one device. All pointers are device memory of that device, and
+// the call only queues work on the stream.
 struct CudaTopk {
   const uint8_t* codes;  // (rows, width); row r has the id first_id + r
   int64_t rows;

@@ -29,7 +29,7 @@ struct Shape {
   int64_t k;
   int64_t first_id;
   int width;
-  int bins;    // 8 * width + 1
+  int bins;  // 8 * width + 1
   int slices;
 };
 
@@ -74,7 +74,7 @@ __device__ inline int query_bytes(const Shape& shape) { return (shape.width + 7)
 
 // counts (queries, slices, bins): how many rows of the slice lie at each distance.
 template <class Word>
-__global__ void count_kernel(Shape shape, uint32_t* counts) {
+__global__ void __launch_bounds__(kThreads, 4) count_kernel(Shape shape, uint32_t* counts) {
   extern __shared__ uint64_t shared[];
   uint8_t* query = reinterpret_cast<uint8_t*>(shared);
   uint32_t* bin = reinterpret_cast<uint32_t*>(query + query_bytes(shape));
@@ -94,7 +94,8 @@ __global__ void count_kernel(Shape shape, uint32_t* counts) {
 
 // Turns the counts of one query into places in its sorted result, and fills the places that no row
 // will take.
-__global__ void place_kernel(Shape shape, uint32_t* counts, int32_t* distances, int64_t* ids) {
+__global__ void __launch_bounds__(kThreads, 4)
+    place_kernel(Shape shape, uint32_t* counts, int32_t* distances, int64_t* ids) {
   extern __shared__ uint64_t shared[];
   uint32_t* total = reinterpret_cast<uint32_t*>(shared);
   const int64_t query = blockIdx.x;
@@ -130,8 +131,8 @@ __global__ void place_kernel(Shape shape, uint32_t* counts, int32_t* distances, 
 
 // Writes the rows of one slice to their places.
 template <class Word>
-__global__ void write_kernel(Shape shape, const uint32_t* places, int32_t* distances,
-                             int64_t* ids) {
+__global__ void __launch_bounds__(kThreads, 4)
+    write_kernel(Shape shape, const uint32_t* places, int32_t* distances, int64_t* ids) {
   extern __shared__ uint64_t shared[];
   __shared__ uint32_t found[kThreads];
   __shared__ uint32_t within;  // distances below it have places left for this slice
@@ -178,8 +179,8 @@ void launch(const Shape& shape, int64_t queries, uint32_t* counts, int32_t* dist
   const size_t bins = sizeof(uint32_t) * static_cast<size_t>(shape.bins);
   const size_t bytes = bins + static_cast<size_t>((shape.width + 7) / 8 * 8);
   count_kernel<Word><<<blocks, kThreads, bytes, stream>>>(shape, counts);
-  place_kernel<<<static_cast<unsigned>(queries), kThreads, bins, stream>>>(shape, counts,
-                                                                          distances, ids);
+  place_kernel<<<static_cast<unsigned>(queries), kThreads, bins, stream>>>(shape, counts, distances,
+                                                                           ids);
   write_kernel<Word><<<blocks, kThreads, bytes, stream>>>(shape, counts, distances, ids);
 }
 
