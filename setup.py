@@ -14,6 +14,7 @@ CXX, NVCC, MAX_JOBS
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -72,6 +73,20 @@ def run(command: list[str]) -> str:
     if done.returncode:
         raise RuntimeError(f"{shlex.join(command)}\n{done.stdout}")
     return done.stdout
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def announce(message: str) -> None:
+    """Say something that must be seen: pip hides what a build prints, a terminal does not."""
+    print(message, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError), open("/dev/tty", "w") as terminal:
+        terminal.write(message)
 
 
 class Nvcc:
@@ -133,6 +148,8 @@ class Build(build_ext):
         if ext.name != "coophash._C":
             super().build_extension(ext)
             return
+        if sys.platform == "win32":
+            raise SystemExit("coophash builds on Linux and macOS: use WSL on Windows")
         import pybind11
 
         self.folder = Path(self.build_temp).resolve() / "coophash"
@@ -141,7 +158,7 @@ class Build(build_ext):
         # pybind11's and Python's headers are not ours to be warned of
         headers = [pybind11.get_include(), *self.include_dirs]
         self.system = [f"-isystem{path}" for path in headers]
-        jobs = int(os.environ.get("MAX_JOBS") or 0) or len(os.sched_getaffinity(0))
+        jobs = int(os.environ.get("MAX_JOBS") or 0) or cores()
         with ThreadPoolExecutor(jobs) as pool:
             cuda = pool.submit(self._cuda)
             first = [s for s in CPU_SOURCES if s != "build_info.cpp"]
@@ -153,11 +170,12 @@ class Build(build_ext):
 
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
-        link = [
-            *[*self.cxx, "-shared", *map(str, objects), *libraries, "-o", str(target)],
+        link = [*self.cxx, "-shared", *map(str, objects), *libraries, "-o", str(target)]
+        if sys.platform == "darwin":
+            link += ["-undefined", "dynamic_lookup"]
+        else:
             # the static CUDA runtime stays private, beside the one that another package may load
-            *["-pthread", "-Wl,--exclude-libs,ALL", "-Wl,-O1", "-s"],
-        ]
+            link += ["-pthread", "-Wl,--exclude-libs,ALL", "-Wl,-O1", "-s"]
         self._call(link)
 
     def _compiler(self) -> list[str]:
@@ -230,14 +248,7 @@ class Build(build_ext):
         if nvcc:
             print(f"coophash: with CUDA, nvcc {nvcc.version}, for {archs}", flush=True)
             return
-        # pip hides what a build prints; a terminal, if there is one, does not
-        message = f"coophash: built without CUDA: {reason}\n"
-        print(message, file=sys.stderr, flush=True)
-        try:
-            with open("/dev/tty", "w") as terminal:
-                terminal.write(message)
-        except OSError:
-            pass
+        announce(f"coophash: built without CUDA: {reason}\n")
 
 
 def sources() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, get_args
 
 import numpy as np
@@ -74,11 +75,12 @@ def check_ids(ids: Any, name: str) -> NDArray[np.int64]:
     return np.ascontiguousarray(array, np.int64)
 
 
-def check_k(k: Any) -> int:
+def check_k(k: Any, queries: int) -> int:
     if isinstance(k, bool) or not isinstance(k, int | np.integer):
         raise TypeError(f"k must be a whole number, got {type(k).__name__}")
     if not 0 <= k < 1 << 31:
         raise ValueError(f"k must be 0 to {(1 << 31) - 1}, got {k}")
+    check_memory(12 * int(k) * queries, f"k = {k} results for each of {queries} queries")
     return int(k)
 
 
@@ -88,6 +90,19 @@ def check_radius(radius: Any, width: int) -> int:
     if radius < 0:
         raise ValueError(f"radius must be >= 0, got {radius}")
     return min(int(radius), 8 * width)
+
+
+def check_memory(size: int, what: str) -> None:
+    """Refuse a result that the machine has no memory for, before the system ends the process."""
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return  # a system that does not say
+    if size > memory:
+        raise MemoryError(
+            f"{what} take {size / 1e9:.0f} GB and this machine has {memory / 1e9:.0f} GB: ask for "
+            "less, or for a part of the queries at a time"
+        )
 
 
 def check_choice(name: str, value: Any, choices: Any, later: dict[str, str]) -> None:

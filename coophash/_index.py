@@ -143,7 +143,7 @@ class HammingIndex:
             ids: int64 (Q, k), ascending where distances are equal; -1 where there is no code left.
         """
         codes, restore = self._queries(queries)
-        k = check_k(k)
+        k = check_k(k, codes.shape[0])
         spans, increasing = self._snapshot(allow)
         found = _native.library().topk(
             spans, self.width, increasing, codes, k, self._threads(), _native.isa()

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from coophash import _native
-from coophash._arguments import check_k, check_radius, pair, span
+from coophash._arguments import check_k, check_memory, check_radius, pair, span
 from coophash._index import HammingIndex
 from coophash.codes import as_numpy, check_bits
 
@@ -65,7 +65,7 @@ def hamming_topk(
         rows.shape[1],
         True,
         codes,
-        check_k(k),
+        check_k(k, codes.shape[0]),
         _native.check_threads(threads),
         _native.isa(),
     )
@@ -116,6 +116,9 @@ def hamming_distances(a: Any, b: Any, *, threads: int | None = None) -> Any:
         int32 (N, M), of the kind and on the device of `a`.
     """
     rows, codes, _ = pair("a", a, "b", b)
+    check_memory(
+        4 * rows.shape[0] * codes.shape[0], f"{rows.shape[0]} x {codes.shape[0]} distances"
+    )
     restore = as_numpy(a, "a")[1]
     return restore(
         _native.library().distances(rows, codes, _native.check_threads(threads), _native.isa())

@@ -283,6 +283,7 @@ def test_no_queries_and_no_rows():
 
 
 GOOD = np.zeros((4, 8), np.uint8)
+MANY = np.zeros((10_000, 8), np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -296,6 +297,7 @@ GOOD = np.zeros((4, 8), np.uint8)
         (lambda: ch.hamming_topk(GOOD, GOOD, -1), ValueError, "k must be 0"),
         (lambda: ch.hamming_topk(GOOD, GOOD, 1.5), TypeError, "k must be a whole number"),
         (lambda: ch.hamming_topk(GOOD, GOOD, 1 << 40), ValueError, "k must be 0"),
+        (lambda: ch.hamming_topk(GOOD, MANY, (1 << 31) - 1), MemoryError, "10000 queries take"),
         (lambda: ch.hamming_topk(GOOD, GOOD, 1, threads=0), ValueError, "threads must be 1"),
         (lambda: ch.hamming_topk(GOOD, GOOD, 1, threads="2"), TypeError, "threads must be"),
         (lambda: ch.hamming_topk(GOOD, GOOD, 1, allow=[4]), ValueError, "row numbers 0 to 3"),

@@ -24,7 +24,6 @@
 #define COOPHASH_CPU_HAMMING_IMPL_H_
 
 #include <cstdint>
-#include <cstring>
 
 #include "kernels.h"
 
