@@ -113,7 +113,7 @@ class Demo:
             ],
             "generator": self.check.as_dict(),
             "histories": {
-                name: {"best_update": history.best_update, "records": history.records}
+                name: {"kept_update": history.kept_update, "records": history.records}
                 for name, history in self.histories.items()
             },
             "search_seconds": self.search_seconds,

@@ -205,7 +205,7 @@ def _training(demo: Demo) -> Section:
          {"reconstruction": coop.curve("reconstruction")}),
         ("Information in z", "KL, nats", {"KL": coop.curve("kl")}),
     ]  # fmt: skip
-    best = {n: h.best_update for n, h in demo.histories.items() if h.best_update is not None}
+    best = {n: h.kept_update for n, h in demo.histories.items() if h.kept_update is not None}
     kept = "; ".join(f"{n}: update {update:,}" for n, update in best.items())
     return Section(
         "Training",

@@ -19,12 +19,12 @@ class History:
         records: one dict per logging interval, in order: "update" (updates done), "seconds" (of
             training so far, stops not counted), the interval's mean of what `cooperative_step`
             watches, and "validation_map" where the model was validated.
-        best_update: the update whose weights the model ended with; None without validation.
+        kept_update: the update whose weights the model ended with; None without validation.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
-    best_update: int | None = None
+    kept_update: int | None = None
 
     @property
     def seconds(self) -> float:

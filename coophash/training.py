@@ -22,7 +22,7 @@ from coophash.data.checks import check_images
 from coophash.errors import require
 from coophash.history import History
 from coophash.interrupts import DeferredInterrupt
-from coophash.metrics import mean_average_precision
+from coophash.metrics import average_precision
 
 LOG_EVERY = 20  # updates that one record of the history averages over
 BETAS = (0.5, 0.999)  # of Adam, as in every released cooperative network
@@ -52,9 +52,10 @@ def fit(
         model: a `CoopHash`, on the device to train on.
         dataset: labelled images: an `ImageSet`, or (images, labels) with images (N, C, H, W) float
             in [-1, 1] or uint8 and labels (N,) integer classes, NumPy or torch.
-        validation: labelled images that choose the weights to end with: those of the update with
-            the best mAP when one half of these is searched for in the other, and the reverse.
-            Without it the last weights stay.
+        validation: labelled images that choose the weights to end with. One half of them is
+            searched for in the other, and the reverse; the latest update whose mAP is within one
+            standard error of the best is kept (Breiman's rule: a score that is no worse for sure,
+            and a generator that has learned longer). Without it the last weights stay.
         updates: gradient steps in all, those before a resume counted in.
         batch_size: images per update, at least 2, drawn without replacement within an epoch.
         seed: of the batches and of every draw of the method. Equal seeds on one machine with equal
@@ -134,7 +135,8 @@ class _Run:
             model, settings["learning_rate"], settings["generator_learning_rate"]
         )
         self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        self.best_map, self.best = -math.inf, {}  # type: float, dict[str, Tensor]
+        self.best_map, self.best_error = -math.inf, 0.0
+        self.kept: dict[str, Tensor] = {}
         self.sums: dict[str, Tensor] = {}
         self.epoch, self.order = -1, np.empty(0, np.int64)
 
@@ -175,7 +177,7 @@ class _Run:
         finally:
             if bar is not None:
                 bar.close()
-        self.model.load_state_dict(self.best or self.average)
+        self.model.load_state_dict(self.kept or self.average)
         self.model.eval()
 
     def one_update(self) -> None:
@@ -242,14 +244,22 @@ class _Run:
         # sides, as in use. Against the training images the score would favour early updates.
         by_class = np.argsort(labels, kind="stable")  # so that each half has half of each class
         halves = by_class[0::2], by_class[1::2]
-        score = 0.5 * sum(
-            mean_average_precision(codes[a], codes[b], labels[a], labels[b])
-            for a, b in (halves, halves[::-1])
+        precisions = np.nan_to_num(  # a query that nothing is relevant to counts 0
+            np.concatenate(
+                [
+                    average_precision(codes[a], codes[b], labels[a], labels[b])
+                    for a, b in (halves, halves[::-1])
+                ]
+            )
         )
-        self.history.records[-1]["validation_map"] = float(score)
+        score = float(precisions.mean())
+        self.history.records[-1]["validation_map"] = score
         if score > self.best_map:
-            self.best_map, self.history.best_update = float(score), self.update
-            self.best = {k: v.clone() for k, v in self.average.items()}
+            self.best_map = score
+            self.best_error = float(precisions.std() / math.sqrt(len(precisions)))
+        if score >= self.best_map - self.best_error:
+            self.history.kept_update = self.update
+            self.kept = {k: v.clone() for k, v in self.average.items()}
 
     @contextmanager
     def weights(self, chosen: dict[str, Tensor]) -> Iterator[None]:
@@ -276,16 +286,16 @@ class _Run:
             return
         extra = {f"sums/{name}": value for name, value in self.sums.items()}
         extra |= {f"average/{name}": value for name, value in self.average.items()}
-        extra |= {f"best/{name}": value for name, value in self.best.items()}
+        extra |= {f"kept/{name}": value for name, value in self.kept.items()}
         facts = {
             "update": self.update,
             "history": dataclasses.asdict(self.history),
-            "best_map": self.best_map if self.best else None,
+            "best": [self.best_map, self.best_error] if self.kept else None,
         }
         checkpoints.save_training(
             self.path, {"model": self.model}, self.optimizers._asdict(), extra, facts
         )
-        with self.weights(self.best or self.average):
+        with self.weights(self.kept or self.average):
             checkpoints.save_model(self.model, self.path.parent)
 
     def resume(self) -> None:
@@ -307,9 +317,10 @@ class _Run:
         self.update = facts["update"]
         for name, value in extra.items():
             kind, _, key = name.partition("/")
-            kept = {"sums": self.sums, "average": self.average, "best": self.best}[kind]
+            kept = {"sums": self.sums, "average": self.average, "kept": self.kept}[kind]
             kept[key] = value.to(self.device)
-        self.best_map = -math.inf if facts["best_map"] is None else facts["best_map"]
+        if facts["best"] is not None:
+            self.best_map, self.best_error = facts["best"]
 
 
 def _optimizers(model: CoopHash, rate: float, generator_rate: float) -> CooperativeOptimizers:

@@ -100,9 +100,9 @@ def train(
     except KeyboardInterrupt:
         _report_interrupt(checkpoint, model)
     history.save(model / "history.json")
-    score = dict(history.validation).get(history.best_update or -1)
+    score = dict(history.validation).get(history.kept_update or -1)
     kept = (
-        "" if score is None else f", validation mAP {score:.4f} at update {history.best_update:,}"
+        "" if score is None else f", validation mAP {score:.4f} at update {history.kept_update:,}"
     )
     say(f"model in {model}: {updates:,} updates in {history.seconds:.0f} s{kept}")
 
