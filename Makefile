@@ -23,7 +23,7 @@ demo: $(VENV)/.demo
 test: lint types pytest
 
 pytest: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not gpu and not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
