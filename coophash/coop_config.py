@@ -41,9 +41,8 @@ class CoopHashConfig:
         synthetic_triplets: "pair" is the bare (x, x+, x-) of the paper; "all" puts x, x+ and x-
             into one batch-all triplet loss.
         synthetic_from: first update at which the synthetic triplets count: earlier ones are noise.
-        pairs: "revised" (x~ in place of x+: it is more varied, and the chain has pulled it to its
-            class) or "generated" (x+ and x- as the generator made them, which the paper's figure
-            hints at).
+        pairs: "generated" (x+ and x- as the generator made them, which the paper's figure hints at)
+            or "revised" (x~ in place of x+: more varied, and better where the generator is good).
         margin: of the triplets, in squared distance per bit.
         quantization_weight: weight of K mean((|h| - 1)^2) on real images.
         category_weight, synthetic_category_weight: cross-entropy on real and on revised images.
@@ -71,14 +70,14 @@ class CoopHashConfig:
     energy_gap: float | None = 0.5
     energy_penalty: float = 0.02
     hash_weight: float = 1.0
-    synthetic_weight: float = 1.0
+    synthetic_weight: float = 0.3
     synthetic_triplets: str = "pair"
     synthetic_from: int = 70
-    pairs: str = "revised"
+    pairs: str = "generated"
     margin: float = 0.5
     quantization_weight: float = 0.01
     category_weight: float = 1.0
-    synthetic_category_weight: float = 1.0
+    synthetic_category_weight: float = 0.3
     variational_weight: float = 0.01
     kl_weight: float = 0.6
     centre_latent: bool = True
