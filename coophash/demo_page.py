@@ -59,8 +59,9 @@ def write_page(demo: Demo, path: Path) -> Path:
             "finds nothing there. P@100: among the first 100. Train, s: seconds of training or "
             f"fitting. {PLAIN.capitalize()}: the same network with the same labels, trained on "
             "real digits alone. ITQ and random projections use no labels; they were fitted on "
-            "the pixels of the training and database digits. Both networks keep the update that "
-            "ranks the validation digits best; no query enters any choice.",
+            "the pixels of the training and database digits. Both networks keep the latest update "
+            "whose mAP on the validation digits is within one standard error of the best; no query "
+            "enters any choice.",
         ),
         curve=Figure(
             precision_recall_uri(
@@ -110,7 +111,7 @@ def _pairs(demo: Demo) -> Section:
             "The hash function learns from a real image x and two synthetic ones made from the "
             "same latent z: x⁺ of its own class and x⁻ of another. The Langevin chain on the "
             "learned energy then revises x⁺; its samples teach the energy, the inference head and "
-            "the generator."
+            "the generator, and here they also stand in for x⁺ in the triplets."
         ],
         figures=[
             Figure(
@@ -205,8 +206,8 @@ def _training(demo: Demo) -> Section:
          {"reconstruction": coop.curve("reconstruction")}),
         ("Information in z", "KL, nats", {"KL": coop.curve("kl")}),
     ]  # fmt: skip
-    best = {n: h.kept_update for n, h in demo.histories.items() if h.kept_update is not None}
-    kept = "; ".join(f"{n}: update {update:,}" for n, update in best.items())
+    updates = {n: h.kept_update for n, h in demo.histories.items() if h.kept_update is not None}
+    kept = "; ".join(f"{n}: update {update:,}" for n, update in updates.items())
     return Section(
         "Training",
         [f"Weights kept, by the validation score: {kept}."] if kept else [],
