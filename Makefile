@@ -2,6 +2,9 @@
 # make test   lint, types and tests
 # Both make what they need in .venv and are quick when run again.
 #
+# make kernel-check  the search core by itself, every instruction set that this machine runs
+# make neon-check    the same for 64-bit ARM, by a cross compiler and an emulator
+#
 # make bench  benchmarks beside their peers -> benchmarks/results/
 # make gpu    all GPU tests and benchmarks; says so where there is no GPU
 # make format | lint | types | clean
@@ -10,12 +13,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml MANIFEST.in $(wildcard csrc/*.* csrc/*/*.*)
-CPP := $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h csrc/cuda/*.cu csrc/cuda/*.h csrc/cuda/*.cuh)
+CPP := $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h csrc/cuda/*.cu csrc/cuda/*.h csrc/cuda/*.cuh) \
+       $(wildcard tests/csrc/*.cpp tests/csrc/*.h)
 # Build requirements are pinned too, so the variable and not the option.
 export PIP_CONSTRAINT := $(abspath constraints.txt)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test pytest lint types format bench gpu clean
+.PHONY: demo test pytest lint types format bench gpu clean kernel-check neon-check
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m coophash demo --out demo-report
@@ -41,6 +45,14 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m pytest benchmarks --benchmark-only \
 	  --benchmark-json=benchmarks/results/latest.json $(PYTEST_ARGS)
+
+kernel-check: $(VENV)/.dev
+	$(BIN)/python tests/csrc/build_check.py
+	$(BIN)/python tests/csrc/build_check.py -- --threads
+
+neon-check: $(VENV)/.dev
+	$(BIN)/python tests/csrc/build_check.py --neon
+	$(BIN)/python tests/csrc/build_check.py --neon -- --threads
 
 # No virtual environment and no network: the system Python, with torch, triton, pybind11 and pytest.
 gpu:

@@ -42,6 +42,15 @@ std::string avx512_missing() {
 #endif
 }
 
+// Part of the baseline of 64-bit ARM: there is nothing to ask.
+std::string neon_missing() {
+#if defined(__aarch64__)
+  return "";
+#else
+  return "it is for 64-bit ARM processors";
+#endif
+}
+
 struct Isa {
   const char* name;
   const Kernels* kernels;
@@ -58,7 +67,7 @@ const std::vector<Isa>& known() {  // fastest first
   static const std::vector<Isa> list = {
       checked("avx512", avx512_kernels(), avx512_missing()),
       checked("avx2", avx2_kernels(), avx2_missing()),
-      {"neon", nullptr, COOPHASH_X86 ? "it is for ARM processors" : "it is not written yet"},
+      checked("neon", neon_kernels(), neon_missing()),
       checked("serial", serial_kernels(), ""),
   };
   return list;
