@@ -39,6 +39,7 @@ CPU_SOURCES = {
     "bindings.cpp": [],
     "build_info.cpp": [],
     "cpu/blocks.cpp": [],
+    "cpu/costs.cpp": [],
     "cpu/dispatch.cpp": [],
     "cpu/histogram.cpp": [],
     "cpu/range.cpp": [],
@@ -49,15 +50,21 @@ CPU_SOURCES = {
     "cpu/avx2.cpp": [],
     "cpu/avx512.cpp": [],
     "cpu/neon.cpp": [],
+    "cpu/sliced_avx2.cpp": [],
+    "cpu/sliced_avx512.cpp": [],
 }
+AVX2_FLAGS = ["-mavx2", "-mpopcnt"]
+AVX512_FLAGS = [
+    *["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vbmi"],
+    *["-mavx512vpopcntdq", "-mgfni", "-mpopcnt"],
+    # GCC's own header reads registers that it leaves undefined on purpose (GCC bug 105593)
+    *["-Wno-uninitialized", "-Wno-maybe-uninitialized"],
+]
 X86_FLAGS = {
-    "cpu/avx2.cpp": ["-mavx2", "-mpopcnt"],
-    "cpu/avx512.cpp": [
-        *["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vbmi"],
-        *["-mavx512vpopcntdq", "-mpopcnt"],
-        # GCC's own header reads registers that it leaves undefined on purpose (GCC bug 105593)
-        *["-Wno-uninitialized", "-Wno-maybe-uninitialized"],
-    ],
+    "cpu/avx2.cpp": AVX2_FLAGS,
+    "cpu/avx512.cpp": AVX512_FLAGS,
+    "cpu/sliced_avx2.cpp": AVX2_FLAGS,
+    "cpu/sliced_avx512.cpp": AVX512_FLAGS,
 }
 CUDA_SOURCE = "cuda/flat.cu"
 # 103 is left out: it runs the cubin of 100, and nvcc 13.2 is known to miscompile for it.

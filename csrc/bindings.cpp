@@ -55,19 +55,28 @@ py::array own(std::vector<T>&& values) {
   return Array<T>(static_cast<py::ssize_t>(kept->size()), kept->data(), free_when_done);
 }
 
+Path to_path(const std::string& name) {
+  if (name == "rows") return Path::kRows;
+  if (name == "slices") return Path::kSlices;
+  require(name.empty(), "path must be '', 'rows' or 'slices'");
+  return Path::kAuto;
+}
+
 py::tuple py_topk(const std::vector<SpanTuple>& spans, int width, bool increasing,
-                  const Array<uint8_t>& codes, int64_t k, int threads, const std::string& isa) {
+                  const Array<uint8_t>& codes, int64_t k, int threads, const std::string& isa,
+                  const std::string& path) {
   const Database database = to_database(spans, width, increasing);
   const Queries queries = to_queries(codes, width);
   require(k >= 0, "k must not be negative");
   const Kernels& chosen = kernels(isa);
+  const Path way = to_path(path);
   Array<int32_t> distances({queries.count, k});
   Array<int64_t> ids({queries.count, k});
   int32_t* out_distances = distances.mutable_data();
   int64_t* out_ids = ids.mutable_data();
   {
     py::gil_scoped_release release;
-    topk(database, queries, k, threads, chosen, out_distances, out_ids);
+    topk(database, queries, k, threads, chosen, out_distances, out_ids, way);
   }
   return py::make_tuple(distances, ids);
 }
@@ -177,7 +186,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", &py_build_info,
         "Versions, instruction sets with why each is missing or '', and the state of CUDA.");
   m.def("topk", &py_topk, py::arg("spans"), py::arg("width"), py::arg("increasing"),
-        py::arg("queries").noconvert(), py::arg("k"), py::arg("threads"), py::arg("isa"));
+        py::arg("queries").noconvert(), py::arg("k"), py::arg("threads"), py::arg("isa"),
+        py::arg("path") = "");
   m.def("range", &py_range, py::arg("spans"), py::arg("width"), py::arg("queries").noconvert(),
         py::arg("radius"), py::arg("threads"), py::arg("isa"));
   m.def("histogram", &py_histogram, py::arg("spans"), py::arg("width"),

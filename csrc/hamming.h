@@ -61,11 +61,15 @@ struct IsaStatus {
 };
 std::vector<IsaStatus> isas();
 
+// How a flat search compares: row by row, or by bit slices of many rows at once for a batch of
+// queries (cpu/sliced_impl.h). The result is the same. kAuto takes the cheaper one.
+enum class Path { kAuto, kRows, kSlices };
+
 // The k nearest rows to each query.
 //   distances (queries, k), ids (queries, k): sorted by (distance, id); where the database has
 //   fewer than k rows the rest is kNoDistance, kNoId.
 void topk(const Database& database, const Queries& queries, int64_t k, int threads,
-          const Kernels& kernels, int32_t* distances, int64_t* ids);
+          const Kernels& kernels, int32_t* distances, int64_t* ids, Path path = Path::kAuto);
 
 // All rows at distance <= radius, for each query in compressed rows: those of query q are entries
 // limits[q] .. limits[q + 1] - 1, sorted by (distance, id).

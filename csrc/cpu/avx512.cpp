@@ -310,7 +310,7 @@ WidthKernels for_width(int width) {
 }  // namespace
 
 const Kernels* avx512_kernels() {
-  static const Kernels kernels = {"avx512", &for_width};
+  static const Kernels kernels = {"avx512", &for_width, avx512_sliced()};
   return &kernels;
 }
 

@@ -40,8 +40,8 @@ struct Block {
 };
 
 // Block sizes: 16 KiB of codes is half of the first-level cache, and 512 rows keep the cost of a
-// call small for wide codes.
-inline int64_t block_rows(int width) { return std::max<int64_t>(512, 16384 / width); }
+// call small for wide codes. A multiple of 512, so that groups of bit slices fill it.
+inline int64_t block_rows(int width) { return std::max(1, 32 / width) * int64_t{512}; }
 
 // Calls visit(block) for the rows of a piece, in order. `largest` is the most rows of a block.
 //

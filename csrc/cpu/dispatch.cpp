@@ -33,8 +33,9 @@ std::string avx512_missing() {
       !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq")) {
     return "this processor has no AVX-512 (F, BW, VL, DQ)";
   }
-  if (!__builtin_cpu_supports("avx512vbmi") || !__builtin_cpu_supports("avx512vpopcntdq")) {
-    return "this processor has AVX-512 but not its VBMI and VPOPCNTDQ parts";
+  if (!__builtin_cpu_supports("avx512vbmi") || !__builtin_cpu_supports("avx512vpopcntdq") ||
+      !__builtin_cpu_supports("gfni")) {
+    return "this processor has AVX-512 but not its VBMI, VPOPCNTDQ and GFNI parts";
   }
   return "";
 #else

@@ -1,4 +1,5 @@
-// What each instruction set supplies: two inner loops over rows of codes, for every width.
+// What each instruction set supplies: inner loops over rows of codes, for every width, and the
+// same search by bit slices for batches of queries.
 //
 // Everything else (blocks, thresholds, threads, order) is written once, in the files that call
 // these loops, and is compiled for the baseline of the ABI.
@@ -31,9 +32,39 @@ struct WidthKernels {
   DistancesFn distances;
 };
 
+// Bit slices: many queries against a group of codes that has been turned into tables, see
+// sliced_impl.h. Tables and records are opaque and aligned to 64 bytes.
+struct SlicedHits {
+  uint32_t* queries;  // (queries,) those with hits, ascending
+  uint64_t* rows;     // (queries, rows of a group / 64): bit r % 64 of word r / 64 for row r
+};
+using SlicedScanFn = int64_t (*)(const uint8_t* table, const uint8_t* records, int64_t queries,
+                                 int width, SlicedHits hits);
+
+struct SlicedKernels {
+  int rows;              // of a group, a multiple of 64
+  int64_t table_bytes;   // of a group
+  int64_t record_bytes;  // of a query
+  // The table of a group of codes, exactly `rows` of them. Reads no byte outside them.
+  void (*build)(const uint8_t* codes, int width, uint8_t* table);
+  // The record of a query. A limit has to be set before it is used.
+  void (*prepare)(const uint8_t* query, int width, uint8_t* record);
+  void (*set_limit)(uint8_t* record, int width, int limit);  // 1 <= limit <= 8 * width
+  // Finds the rows at distance < limit for each of `queries` records that lie together. Returns how
+  // many queries have any.
+  SlicedScanFn scan;
+  // Distances of the rows that `scan` found for a query: those below `limit`, in order of row.
+  // Returns their number.
+  int64_t (*resolve)(const uint8_t* codes, int width, const uint8_t* query, const uint64_t* rows,
+                     int limit, Hit* hits);
+};
+
+using SlicedForWidth = SlicedKernels (*)(int width);
+
 struct Kernels {
   const char* name;
   WidthKernels (*for_width)(int width);  // 1 <= width <= kMaxWidth
+  SlicedForWidth sliced;                 // or null: this instruction set has none
 };
 
 // Null where the compiler could not build for that instruction set.
@@ -41,6 +72,8 @@ const Kernels* serial_kernels();
 const Kernels* avx2_kernels();
 const Kernels* avx512_kernels();
 const Kernels* neon_kernels();
+SlicedForWidth avx2_sliced();
+SlicedForWidth avx512_sliced();
 
 }  // namespace coophash
 

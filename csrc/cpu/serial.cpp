@@ -51,7 +51,7 @@ WidthKernels for_width(int width) {
 }  // namespace
 
 const Kernels* serial_kernels() {
-  static const Kernels kernels = {"serial", &for_width};
+  static const Kernels kernels = {"serial", &for_width, nullptr};
   return &kernels;
 }
 

@@ -3,8 +3,10 @@
 
 #include "../hamming.h"
 #include "blocks.h"
+#include "costs.h"
 #include "kernels.h"
 #include "selector.h"
+#include "sliced.h"
 #include "threads.h"
 
 namespace coophash {
@@ -14,15 +16,21 @@ namespace {
 class Scan {
  public:
   Scan(const Database& database, const Queries& queries, int64_t first, int64_t count, int64_t k,
-       const WidthKernels& kernels)
+       const Kernels& kernels, Path path)
       : width_(database.width),
         codes_(queries.codes + first * database.width),
-        kernels_(kernels),
+        kernels_(kernels.for_width(database.width)),
         reader_(database.width),
         hits_(static_cast<size_t>(block_rows(database.width) + kHitSlack)) {
     selectors_.reserve(static_cast<size_t>(count));
     for (int64_t q = 0; q < count; ++q) selectors_.emplace_back(k, width_, database.increasing);
+    if (slices_pay(kernels, width_, count, path)) {
+      sliced_ = std::make_unique<SlicedBatch>(kernels.sliced(width_), width_, codes_, count);
+    }
   }
+
+  // No row that comes later can enter the result of any query.
+  bool finished() const { return slicing_ && sliced_->active() == 0; }
 
   void over(const Piece& piece) {
     // Small blocks first: until k rows are known every row is kept.
@@ -44,19 +52,53 @@ class Scan {
   }
 
   void visit(const Block& block) {
+    int64_t row = 0;
+    if (slicing_ || (sliced_ && start_slicing())) {
+      for (; row + sliced_->rows() <= block.rows && sliced_->active(); row += sliced_->rows()) {
+        sliced_->scan(block.codes + row * width_,
+                      [&](int64_t query, const Hit* hits, int64_t count) {
+                        Selector& selector = selectors_[static_cast<size_t>(query)];
+                        push(selector, block, row, hits, count);
+                        return selector.limit();
+                      });
+      }
+      if (finished()) return;
+    }
+    if (row == block.rows) return;
     const uint8_t* query = codes_;
     for (Selector& selector : selectors_) {
-      const int64_t count =
-          kernels_.scan(block.codes, block.rows, width_, query, selector.limit(), hits_.data());
-      for (int64_t i = 0; i < count; ++i) {
-        const Hit hit = hits_[static_cast<size_t>(i)];
-        if (block.allows(hit.row)) {
-          selector.push(static_cast<int32_t>(hit.distance), block.id(hit.row));
-        }
+      const int limit = selector.limit();
+      if (limit > 0) {
+        const int64_t count = kernels_.scan(block.codes + row * width_, block.rows - row, width_,
+                                            query, limit, hits_.data());
+        push(selector, block, row, hits_.data(), count);
+        if (slicing_) sliced_->lower(&selector - selectors_.data(), selector.limit());
       }
-      if (count) selector.settle();
       query += width_;
     }
+  }
+
+  void push(Selector& selector, const Block& block, int64_t first_row, const Hit* hits,
+            int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t row = first_row + hits[i].row;
+      if (block.allows(row)) {
+        selector.push(static_cast<int32_t>(hits[i].distance), block.id(row));
+      }
+    }
+    if (count) selector.settle();
+  }
+
+  // Slices need a limit that excludes something, so not before k rows are known for each query.
+  bool start_slicing() {
+    const int most = 8 * width_;
+    for (const Selector& selector : selectors_) {
+      if (selector.limit() > most) return false;
+    }
+    sliced_->start(
+        [this](int64_t query) { return selectors_[static_cast<size_t>(query)].limit(); });
+    slicing_ = true;
+    return true;
   }
 
   int width_;
@@ -66,6 +108,8 @@ class Scan {
   int64_t ramp_ = 256;
   std::vector<Hit> hits_;
   std::vector<Selector> selectors_;
+  std::unique_ptr<SlicedBatch> sliced_;
+  bool slicing_ = false;
 };
 
 void write(std::vector<Entry>& entries, int64_t k, int32_t* distances, int64_t* ids) {
@@ -82,12 +126,11 @@ void write(std::vector<Entry>& entries, int64_t k, int32_t* distances, int64_t* 
 }  // namespace
 
 void topk(const Database& database, const Queries& queries, int64_t k, int threads,
-          const Kernels& isa, int32_t* distances, int64_t* ids) {
+          const Kernels& isa, int32_t* distances, int64_t* ids, Path path) {
   if (k == 0 || queries.count == 0) return;
   int64_t rows = 0;
   for (const Span& span : database.spans) rows += span.rows;
   const int64_t most = std::max<int64_t>(1, std::min(k, rows));  // entries that can be found
-  const WidthKernels kernels = isa.for_width(database.width);
   const int64_t bytes =
       static_cast<int64_t>(sizeof(Entry)) * (3 * most + 1024) + 64 * database.width;
   const Plan plan = make_plan(database, queries.count, bytes, threads);
@@ -98,8 +141,11 @@ void topk(const Database& database, const Queries& queries, int64_t k, int threa
     parallel_for(tiles, plan.threads, [&](int64_t tile) {
       const int64_t first = tile * plan.tile;
       const int64_t count = std::min(plan.tile, queries.count - first);
-      Scan scan(database, queries, first, count, most, kernels);
-      for (const Piece& piece : pieces) scan.over(piece);
+      Scan scan(database, queries, first, count, most, isa, path);
+      for (const Piece& piece : pieces) {
+        scan.over(piece);
+        if (scan.finished()) break;
+      }
       for (int64_t q = 0; q < count; ++q) {
         std::vector<Entry> entries = scan.take(q);
         write(entries, k, distances + (first + q) * k, ids + (first + q) * k);
@@ -115,8 +161,10 @@ void topk(const Database& database, const Queries& queries, int64_t k, int threa
     std::vector<std::unique_ptr<Scan>> scans(static_cast<size_t>(plan.threads));
     std::atomic<size_t> next{0};
     parallel_for(plan.threads, plan.threads, [&](int64_t thread) {
-      auto scan = std::make_unique<Scan>(database, queries, first, count, most, kernels);
-      for (size_t i; (i = next.fetch_add(1)) < pieces.size();) scan->over(pieces[i]);
+      auto scan = std::make_unique<Scan>(database, queries, first, count, most, isa, path);
+      for (size_t i; !scan->finished() && (i = next.fetch_add(1)) < pieces.size();) {
+        scan->over(pieces[i]);
+      }
       scans[static_cast<size_t>(thread)] = std::move(scan);
     });
     parallel_for(count, plan.threads, [&](int64_t q) {
