@@ -217,7 +217,8 @@ class TestSetup:
         assert "-march=native" not in text and "-ffast-math" not in text
         for source, flags in setup_py.CPU_SOURCES.items():
             assert not [flag for flag in flags if flag.startswith("-m")], source
-        assert set(setup_py.X86_FLAGS) == {"cpu/avx2.cpp", "cpu/avx512.cpp"}
+        names = ("avx2", "avx512", "sliced_avx2", "sliced_avx512")
+        assert set(setup_py.X86_FLAGS) == {f"cpu/{name}.cpp" for name in names}
 
     def test_every_source_is_built(self, setup_py):
         built = {*setup_py.CPU_SOURCES, setup_py.CUDA_SOURCE, "cuda/absent.cpp"}
@@ -228,7 +229,9 @@ class TestSetup:
         }
         assert built == there
 
-    @pytest.mark.parametrize("source", ["serial", "avx2", "avx512", "neon"])
+    @pytest.mark.parametrize(
+        "source", ["serial", "avx2", "avx512", "neon", "sliced_avx2", "sliced_avx512"]
+    )
     def test_sources_of_instruction_sets_share_no_inline_function(self, setup_py, tmp_path, source):
         # The linker keeps one copy of an inline function: it might be one that not every
         # processor can run.
@@ -242,7 +245,9 @@ class TestSetup:
         subprocess.run(command, check=True)
         listing = subprocess.run([nm, str(out)], capture_output=True, text=True, check=True).stdout
         symbols = {line.split()[-1]: line.split()[-2] for line in listing.splitlines()}
+        isa = source.removeprefix("sliced_")
+        public = f"{isa}_slicedEi" if source != isa else f"{isa}_kernelsEv"
         assert [name for name, kind in symbols.items() if kind == "T"] == [
-            f"_ZN8coophash{len(source) + 8}{source}_kernelsEv"
+            f"_ZN8coophash{len(public[:-2])}{public}"
         ]
         assert not [name for name, kind in symbols.items() if kind in "VWu"]

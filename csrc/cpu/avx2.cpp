@@ -273,7 +273,7 @@ WidthKernels for_width(int width) {
 }  // namespace
 
 const Kernels* avx2_kernels() {
-  static const Kernels kernels = {"avx2", &for_width, avx2_sliced()};
+  static const Kernels kernels = {"avx2", &for_width, &avx2_sliced};
   return &kernels;
 }
 

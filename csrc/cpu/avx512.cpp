@@ -4,7 +4,8 @@
 
 #include "hamming_impl.h"
 
-#if defined(__AVX512VPOPCNTDQ__) && defined(__AVX512BW__) && defined(__AVX512VBMI__)
+#if defined(__AVX512VPOPCNTDQ__) && defined(__AVX512BW__) && defined(__AVX512VBMI__) && \
+    defined(__GFNI__)
 
 #include <immintrin.h>
 
@@ -310,7 +311,7 @@ WidthKernels for_width(int width) {
 }  // namespace
 
 const Kernels* avx512_kernels() {
-  static const Kernels kernels = {"avx512", &for_width, avx512_sliced()};
+  static const Kernels kernels = {"avx512", &for_width, &avx512_sliced};
   return &kernels;
 }
 

@@ -59,12 +59,10 @@ struct SlicedKernels {
                      int limit, Hit* hits);
 };
 
-using SlicedForWidth = SlicedKernels (*)(int width);
-
 struct Kernels {
   const char* name;
   WidthKernels (*for_width)(int width);  // 1 <= width <= kMaxWidth
-  SlicedForWidth sliced;                 // or null: this instruction set has none
+  SlicedKernels (*sliced)(int width);    // or null: this instruction set has none
 };
 
 // Null where the compiler could not build for that instruction set.
@@ -72,8 +70,8 @@ const Kernels* serial_kernels();
 const Kernels* avx2_kernels();
 const Kernels* avx512_kernels();
 const Kernels* neon_kernels();
-SlicedForWidth avx2_sliced();
-SlicedForWidth avx512_sliced();
+SlicedKernels avx2_sliced(int width);  // defined where avx2_kernels() is not null; likewise
+SlicedKernels avx512_sliced(int width);
 
 }  // namespace coophash
 

@@ -90,18 +90,10 @@ struct Avx2 {
   }
 };
 
-SlicedKernels for_width(int width) { return sliced_kernels<Avx2>(width); }
-
 }  // namespace
 
-SlicedForWidth avx2_sliced() { return &for_width; }
+SlicedKernels avx2_sliced(int width) { return sliced_kernels<Avx2>(width); }
 
-}  // namespace coophash
-
-#else
-
-namespace coophash {
-SlicedForWidth avx2_sliced() { return nullptr; }
 }  // namespace coophash
 
 #endif

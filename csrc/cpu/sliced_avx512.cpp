@@ -2,7 +2,8 @@
 
 #include "sliced_impl.h"
 
-#if defined(__AVX512F__) && defined(__AVX512VBMI__) && defined(__GFNI__)
+#if defined(__AVX512VPOPCNTDQ__) && defined(__AVX512BW__) && defined(__AVX512VBMI__) && \
+    defined(__GFNI__)
 
 #include <immintrin.h>
 
@@ -96,18 +97,10 @@ struct Avx512 {
   }
 };
 
-SlicedKernels for_width(int width) { return sliced_kernels<Avx512>(width); }
-
 }  // namespace
 
-SlicedForWidth avx512_sliced() { return &for_width; }
+SlicedKernels avx512_sliced(int width) { return sliced_kernels<Avx512>(width); }
 
-}  // namespace coophash
-
-#else
-
-namespace coophash {
-SlicedForWidth avx512_sliced() { return nullptr; }
 }  // namespace coophash
 
 #endif
