@@ -16,11 +16,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from coophash import _native
 from coophash._arguments import check_k, check_memory, check_radius, pair, span
 from coophash._index import HammingIndex
+from coophash._labels import check_relevance
 from coophash.codes import as_numpy, check_bits
 
 NO_DISTANCE = 2147483647
@@ -131,28 +130,43 @@ def hamming_histogram(
     bits: int | None = None,
     *,
     allow: Any = None,
+    relevance: Any = None,
     threads: int | None = None,
 ) -> Any:
     """How many rows of `database` lie at each distance from each query, with no ranking.
+
+    With labels it counts the relevant rows as well, in the same pass: what every metric under
+    Hamming distance needs to know. Memory is the result's, whatever N is.
 
     Args:
         database: codes, uint8 (N, width).
         queries: codes, uint8 (Q, width).
         bits: length of a code; None for 8 * width.
         allow: rows that count, bool (N,) or row numbers; None for all.
+        relevance: (database_labels, query_labels): classes, integers (N,) and (Q,), where relevant
+            means the same class; or multi-hot, zeros and ones (N, C) and (Q, C), where relevant
+            means a label in common.
         threads: how many to use; None for all cores.
 
     Returns:
-        int64 (Q, bits + 1): entry [q, d] is the number of rows at distance d from query q.
+        total: int64 (Q, bits + 1): entry [q, d] is the number of rows at distance d from query q.
+        relevant: int64 (Q, bits + 1), of these the relevant ones. Without `relevance`, `total`
+            alone is returned, not a tuple.
+
+    Raises:
+        TypeError, ValueError: an argument is not what is expected; the message says how to mend it.
     """
     if bits is not None:
         bits = check_bits(bits)
     rows, codes, restore = pair("database", database, "queries", queries, bits)
+    labels = None if relevance is None else check_relevance(relevance, len(rows), len(codes))
     counts = _native.library().histogram(
         [span(rows, allow)],
         rows.shape[1],
         codes,
+        (bits or 8 * rows.shape[1]) + 1,
+        *((None, None) if labels is None else labels.native()),
         _native.check_threads(threads),
         _native.isa(),
     )
-    return restore(counts if bits is None else np.ascontiguousarray(counts[:, : bits + 1]))
+    return restore(counts) if labels is None else (restore(counts[0]), restore(counts[1]))

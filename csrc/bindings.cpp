@@ -95,19 +95,62 @@ py::tuple py_range(const std::vector<SpanTuple>& spans, int width, const Array<u
                         own(std::move(found.ids)));
 }
 
-Array<int64_t> py_histogram(const std::vector<SpanTuple>& spans, int width,
-                            const Array<uint8_t>& codes, int threads, const std::string& isa) {
+// (row_classes (rows,), query_classes (queries,)) or (row_labels (words, rows), query_labels
+// (queries, words)).
+using ClassPair = std::pair<Array<int32_t>, Array<int32_t>>;
+using LabelPair = std::pair<Array<uint16_t>, Array<uint16_t>>;
+
+Relevance to_relevance(const std::optional<ClassPair>& classes,
+                       const std::optional<LabelPair>& labels, int64_t rows, int64_t queries) {
+  Relevance relevance;
+  relevance.rows = rows;
+  if (classes) {
+    require(classes->first.ndim() == 1 && classes->first.size() == rows &&
+                classes->second.ndim() == 1 && classes->second.size() == queries,
+            "classes must be (rows,) and (queries,)");
+    relevance.row_classes = classes->first.data();
+    relevance.query_classes = classes->second.data();
+  } else {
+    const auto& [theirs, ours] = *labels;
+    require(theirs.ndim() == 2 && ours.ndim() == 2 && theirs.shape(1) == rows &&
+                ours.shape(0) == queries && theirs.shape(0) == ours.shape(1),
+            "labels must be (words, rows) and (queries, words)");
+    relevance.row_labels = theirs.data();
+    relevance.query_labels = ours.data();
+    relevance.words = static_cast<int>(ours.shape(1));
+  }
+  return relevance;
+}
+
+py::object py_histogram(const std::vector<SpanTuple>& spans, int width, const Array<uint8_t>& codes,
+                        int bins, const std::optional<ClassPair>& classes,
+                        const std::optional<LabelPair>& labels, int threads,
+                        const std::string& isa) {
   const Database database = to_database(spans, width, false);
   const Queries queries = to_queries(codes, width);
+  require(bins >= 1 && bins <= 8 * width + 1, "bins must be 1 to 8 * width + 1");
   const Kernels& chosen = kernels(isa);
-  const int bins = 8 * width + 1;
-  Array<int64_t> counts({queries.count, static_cast<int64_t>(bins)});
-  int64_t* out = counts.mutable_data();
+  Array<int64_t> total({queries.count, static_cast<int64_t>(bins)});
+  const bool split = classes || labels;
+  Array<int64_t> relevant({split ? queries.count : 0, static_cast<int64_t>(bins)});
+  Relevance relevance;
+  if (split) {
+    int64_t rows = 0;
+    for (const Span& span : database.spans) {
+      require(!span.ids && span.first_id == rows, "with labels, ids must be 0 .. rows - 1");
+      rows += span.rows;
+    }
+    relevance = to_relevance(classes, labels, rows, queries.count);
+  }
+  int64_t* out_total = total.mutable_data();
+  int64_t* out_relevant = relevant.mutable_data();
   {
     py::gil_scoped_release release;
-    histogram(database, queries, bins, threads, chosen, out);
+    histogram(database, queries, split ? &relevance : nullptr, bins, threads, chosen, out_total,
+              out_relevant);
   }
-  return counts;
+  if (!split) return std::move(total);
+  return py::make_tuple(total, relevant);
 }
 
 Array<int32_t> py_distances(const Array<uint8_t>& a, const Array<uint8_t>& b, int threads,
@@ -191,7 +234,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("range", &py_range, py::arg("spans"), py::arg("width"), py::arg("queries").noconvert(),
         py::arg("radius"), py::arg("threads"), py::arg("isa"));
   m.def("histogram", &py_histogram, py::arg("spans"), py::arg("width"),
-        py::arg("queries").noconvert(), py::arg("threads"), py::arg("isa"));
+        py::arg("queries").noconvert(), py::arg("bins"), py::arg("classes"), py::arg("labels"),
+        py::arg("threads"), py::arg("isa"));
   m.def("distances", &py_distances, py::arg("a").noconvert(), py::arg("b").noconvert(),
         py::arg("threads"), py::arg("isa"));
   m.def("cuda_status", &cuda_status, "'' if a CUDA device can be used, or why none can.");

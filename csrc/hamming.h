@@ -81,11 +81,24 @@ struct RangeResult {
 RangeResult range(const Database& database, const Queries& queries, int radius, int threads,
                   const Kernels& kernels);
 
-// How many rows lie at each distance from each query.
-//   counts (queries, bins): counts[q][d], d = 0 .. bins - 1; bins >= 8 * width + 1 or every
-//   distance that occurs is below it.
-void histogram(const Database& database, const Queries& queries, int bins, int threads,
-               const Kernels& kernels, int64_t* counts);
+// Labels that say which rows are relevant to which query, in one of two forms; the other is null.
+// Those of a row are found by its id: ids must be 0 .. rows - 1.
+struct Relevance {
+  // One class each. Relevant: the same class.
+  const int32_t* row_classes = nullptr;    // (rows,)
+  const int32_t* query_classes = nullptr;  // (queries,)
+  // Any number of labels each, as bits of 16-bit words. Relevant: a bit in common.
+  const uint16_t* row_labels = nullptr;    // (words, rows)
+  const uint16_t* query_labels = nullptr;  // (queries, words)
+  int words = 0;
+  int64_t rows = 0;
+};
+
+// How many rows lie at each distance from each query, and how many of them are relevant.
+//   total, relevant (queries, bins): total[q][d], d = 0 .. bins - 1; bins >= 8 * width + 1 or every
+//   distance that occurs is below it. Both are written if there is a relevance, else total alone.
+void histogram(const Database& database, const Queries& queries, const Relevance* relevance,
+               int bins, int threads, const Kernels& kernels, int64_t* total, int64_t* relevant);
 
 // All distances, (queries, rows): for small things. Row filters are not looked at.
 void distances(const uint8_t* codes, int64_t rows, const Queries& queries, int width, int threads,

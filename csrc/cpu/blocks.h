@@ -49,12 +49,17 @@ inline int64_t block_rows(int width) { return std::max(1, 32 / width) * int64_t{
 // scan faster; where most are left, the visitor looks at the filter for each of its few hits.
 class BlockReader {
  public:
-  explicit BlockReader(int width) : width_(width) {}
+  static constexpr double kAlwaysGather = 2;  // for visitors that do not look at the filter
+
+  // gather_below: the share of a piece's rows below which they are gathered.
+  explicit BlockReader(int width, double gather_below = 0.5)
+      : width_(width), gather_below_(gather_below) {}
 
   template <class Visit>
   void read(const Piece& piece, int64_t largest, const Visit& visit) {
     const Span& span = *piece.span;
-    if (span.allow && 2 * allowed_rows(piece) < piece.end - piece.begin) {
+    const double rows_here = static_cast<double>(piece.end - piece.begin);
+    if (span.allow && static_cast<double>(allowed_rows(piece)) < gather_below_ * rows_here) {
       gather(piece, largest, visit);
       return;
     }
@@ -93,6 +98,7 @@ class BlockReader {
   }
 
   int width_;
+  double gather_below_;
   std::vector<uint8_t> codes_;
   std::vector<int64_t> ids_;
 };

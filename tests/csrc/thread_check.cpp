@@ -33,7 +33,7 @@ Results search(const coophash::Database& database, const coophash::Queries& quer
   found.ids.resize(found.distances.size());
   found.counts.resize(static_cast<size_t>(queries.count * bins));
   coophash::topk(database, queries, k, threads, isa, found.distances.data(), found.ids.data());
-  coophash::histogram(database, queries, bins, threads, isa, found.counts.data());
+  coophash::histogram(database, queries, nullptr, bins, threads, isa, found.counts.data(), nullptr);
   found.within = coophash::range(database, queries, 2 * database.width, threads, isa);
   return found;
 }
