@@ -52,6 +52,7 @@ CPU_SOURCES = {
     "cpu/neon.cpp": [],
     "cpu/sliced_avx2.cpp": [],
     "cpu/sliced_avx512.cpp": [],
+    "cpu/sliced_neon.cpp": [],
 }
 AVX2_FLAGS = ["-mavx2", "-mpopcnt"]
 AVX512_FLAGS = [

@@ -72,6 +72,7 @@ const Kernels* avx512_kernels();
 const Kernels* neon_kernels();
 SlicedKernels avx2_sliced(int width);  // defined where avx2_kernels() is not null; likewise
 SlicedKernels avx512_sliced(int width);
+SlicedKernels neon_sliced(int width);
 
 }  // namespace coophash
 

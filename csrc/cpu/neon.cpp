@@ -278,7 +278,7 @@ WidthKernels for_width(int width) {
 }  // namespace
 
 const Kernels* neon_kernels() {
-  static const Kernels kernels = {"neon", &for_width, nullptr};
+  static const Kernels kernels = {"neon", &for_width, &neon_sliced};
   return &kernels;
 }
 

@@ -220,10 +220,10 @@ struct Case {
   std::vector<std::vector<Row>> expected;  // by query, in order
 };
 
-void check_topk(const Case& a, const Kernels& isa, int64_t k, int threads) {
+void check_topk(const Case& a, const Kernels& isa, int64_t k, int threads, coophash::Path path) {
   std::vector<int32_t> distances(static_cast<size_t>(a.count * k), -7);
   std::vector<int64_t> ids(distances.size(), -7);
-  coophash::topk(a.database, a.asked(), k, threads, isa, distances.data(), ids.data());
+  coophash::topk(a.database, a.asked(), k, threads, isa, distances.data(), ids.data(), path);
   for (int64_t q = 0; q < a.count; ++q) {
     const std::vector<Row>& rows = a.expected[static_cast<size_t>(q)];
     for (int64_t i = 0; i < k; ++i) {
@@ -306,7 +306,9 @@ void check_searches(const Kernels& isa, int width, Kind kind, int64_t rows, int6
   std::sort(ks.begin(), ks.end());
   ks.erase(std::unique(ks.begin(), ks.end()), ks.end());
   for (const int64_t k : ks) {
-    if (k >= 0) check_topk(a, isa, k, threads);
+    if (k < 0) continue;
+    check_topk(a, isa, k, threads, coophash::Path::kRows);
+    if (isa.sliced) check_topk(a, isa, k, threads, coophash::Path::kSlices);
   }
   const int least = nearest.empty() ? 0 : nearest[0].distance;
   for (const int radius : {0, least, least + 2, 3 * width, 8 * width}) {
