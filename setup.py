@@ -43,6 +43,7 @@ CPU_SOURCES = {
     "cpu/dispatch.cpp": [],
     "cpu/histogram.cpp": [],
     "cpu/range.cpp": [],
+    "cpu/stop.cpp": [],
     "cpu/threads.cpp": [],
     "cpu/topk.cpp": [],
     # really scalar: it is the reference that the others are compared with

@@ -5,10 +5,14 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <pthread.h>
+
+#include <exception>
 #include <optional>
 #include <stdexcept>
 
 #include "build_info.h"
+#include "cpu/stop.h"
 #include "cuda/device.h"
 #include "hamming.h"
 
@@ -22,6 +26,44 @@ using Array = py::array_t<T, py::array::c_style>;
 
 void require(bool condition, const char* what) {
   if (!condition) throw std::invalid_argument(what);
+}
+
+// Python runs signal handlers in its main thread alone. In a forked child that is the one that
+// forked.
+unsigned long main_thread = 0;
+
+void remember_main_thread() {
+  const py::object thread = py::module_::import("threading").attr("main_thread")();
+  main_thread = thread.attr("ident").cast<unsigned long>();
+  pthread_atfork(nullptr, nullptr, [] { main_thread = PyThread_get_thread_ident(); });
+}
+
+// Runs a search with the GIL released. Where Python can be interrupted, so can the search: a signal
+// handler runs within 50 ms or so, and if it raises, as that of Ctrl-C does, the search ends.
+template <class Search>
+void without_gil(const Search& search) {
+  const bool on_main_thread = PyThread_get_thread_ident() == main_thread;
+  bool raised = false;
+  std::exception_ptr error;
+  PyThreadState* const state = PyEval_SaveThread();
+  try {
+    if (on_main_thread) {
+      const StopScope scope([&raised, state] {
+        PyEval_RestoreThread(state);
+        raised = PyErr_CheckSignals() != 0;
+        PyEval_SaveThread();
+        return raised;
+      });
+      search();
+    } else {
+      search();
+    }
+  } catch (...) {
+    error = std::current_exception();
+  }
+  PyEval_RestoreThread(state);
+  if (raised) throw py::error_already_set();
+  if (error) std::rethrow_exception(error);
 }
 
 // (codes, ids or None, first_id, allow or None); `keep` holds the arrays while the scan runs.
@@ -74,10 +116,7 @@ py::tuple py_topk(const std::vector<SpanTuple>& spans, int width, bool increasin
   Array<int64_t> ids({queries.count, k});
   int32_t* out_distances = distances.mutable_data();
   int64_t* out_ids = ids.mutable_data();
-  {
-    py::gil_scoped_release release;
-    topk(database, queries, k, threads, chosen, out_distances, out_ids, way);
-  }
+  without_gil([&] { topk(database, queries, k, threads, chosen, out_distances, out_ids, way); });
   return py::make_tuple(distances, ids);
 }
 
@@ -87,10 +126,7 @@ py::tuple py_range(const std::vector<SpanTuple>& spans, int width, const Array<u
   const Queries queries = to_queries(codes, width);
   const Kernels& chosen = kernels(isa);
   RangeResult found;
-  {
-    py::gil_scoped_release release;
-    found = range(database, queries, radius, threads, chosen);
-  }
+  without_gil([&] { found = range(database, queries, radius, threads, chosen); });
   return py::make_tuple(own(std::move(found.limits)), own(std::move(found.distances)),
                         own(std::move(found.ids)));
 }
@@ -144,11 +180,10 @@ py::object py_histogram(const std::vector<SpanTuple>& spans, int width, const Ar
   }
   int64_t* out_total = total.mutable_data();
   int64_t* out_relevant = relevant.mutable_data();
-  {
-    py::gil_scoped_release release;
+  without_gil([&] {
     histogram(database, queries, split ? &relevance : nullptr, bins, threads, chosen, out_total,
               out_relevant);
-  }
+  });
   if (!split) return std::move(total);
   return py::make_tuple(total, relevant);
 }
@@ -163,10 +198,7 @@ Array<int32_t> py_distances(const Array<uint8_t>& a, const Array<uint8_t>& b, in
   const Kernels& chosen = kernels(isa);
   Array<int32_t> out({a.shape(0), b.shape(0)});
   int32_t* to = out.mutable_data();
-  {
-    py::gil_scoped_release release;
-    distances(b.data(), b.shape(0), queries, width, threads, chosen, to);
-  }
+  without_gil([&] { distances(b.data(), b.shape(0), queries, width, threads, chosen, to); });
   return out;
 }
 
@@ -225,6 +257,7 @@ void py_cuda_topk(uintptr_t codes, int64_t rows, int width, int64_t first_id, ui
 
 PYBIND11_MODULE(_C, m) {
   using namespace coophash;
+  remember_main_thread();
   m.doc() = "Packed-bit Hamming search. The public interface is coophash.search.";
   m.def("build_info", &py_build_info,
         "Versions, instruction sets with why each is missing or '', and the state of CUDA.");

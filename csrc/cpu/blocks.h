@@ -10,6 +10,7 @@
 
 #include "../hamming.h"
 #include "kernels.h"
+#include "stop.h"
 
 namespace coophash {
 
@@ -44,6 +45,7 @@ struct Block {
 inline int64_t block_rows(int width) { return std::max(1, 32 / width) * int64_t{512}; }
 
 // Calls visit(block) for the rows of a piece, in order. `largest` is the most rows of a block.
+// After each block the search may be stopped.
 //
 // Where most rows are filtered out, those left are gathered, so that a selective filter makes the
 // scan faster; where most are left, the visitor looks at the filter for each of its few hits.
@@ -67,6 +69,7 @@ class BlockReader {
       const int64_t rows = std::min(largest, piece.end - row);
       visit(Block{span.codes + row * width_, rows, span.ids ? span.ids + row : nullptr,
                   span.first_id + row, span.allow, row});
+      stop_.after(rows * width_);
     }
   }
 
@@ -81,6 +84,7 @@ class BlockReader {
     int64_t rows = 0;
     const auto flush = [&] {
       if (rows) visit(Block{codes_.data(), rows, ids_.data(), 0, nullptr, 0});
+      stop_.after(rows * width_);
       rows = 0;
     };
     for (int64_t word = piece.begin / 64; 64 * word < piece.end; ++word) {
@@ -99,6 +103,7 @@ class BlockReader {
 
   int width_;
   double gather_below_;
+  StopPoints stop_;
   std::vector<uint8_t> codes_;
   std::vector<int64_t> ids_;
 };

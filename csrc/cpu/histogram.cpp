@@ -195,11 +195,13 @@ void distances(const uint8_t* codes, int64_t rows, const Queries& queries, int w
   // A thread per row of the result; a piece of the rows at a time, so that they stay in cache.
   parallel_for(queries.count, rows * width < (64 << 10) ? 1 : threads, [&](int64_t q) {
     std::vector<uint16_t> scratch(static_cast<size_t>(block));
+    StopPoints stop;
     for (int64_t row = 0; row < rows; row += block) {
       const int64_t count = std::min(block, rows - row);
       kernels.distances(codes + row * width, count, width, queries.codes + q * width,
                         scratch.data());
       std::copy(scratch.begin(), scratch.begin() + count, out + q * rows + row);
+      stop.after(count * width);
     }
   });
 }

@@ -3,6 +3,7 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <exception>
@@ -10,6 +11,8 @@
 #include <mutex>
 #include <system_error>
 #include <thread>
+
+#include "stop.h"
 
 namespace coophash {
 namespace {
@@ -21,7 +24,8 @@ struct Job {
   int64_t tasks;
   int64_t next = 0;
   int64_t running = 0;
-  int helpers;  // workers that may still join
+  int helpers;                              // workers that may still join
+  StopScope* scope = StopScope::current();  // of the caller, or null
   std::exception_ptr error;
   std::condition_variable done;
 };
@@ -33,15 +37,25 @@ class Pool {
     if (job.helpers > 0 && job.tasks > 1) {
       grow(job.helpers);
       jobs_.push_back(&job);
-      wake_.notify_all();
+      for (int i = 0; i < job.helpers; ++i) wake_.notify_one();
     }
     work(job, lock);
     forget(job);
-    job.done.wait(lock, [&] { return job.running == 0; });
+    const auto all_left = [&] { return job.running == 0; };
+    if (job.scope && StopScope::is_own()) {
+      while (!job.done.wait_for(lock, kLookEvery, all_left)) {
+        lock.unlock();  // what is called now may take long, or search
+        job.scope->ask();
+        lock.lock();
+      }
+    } else {
+      job.done.wait(lock, all_left);
+    }
   }
 
  private:
   static constexpr int kMostWorkers = 1024;
+  static constexpr std::chrono::milliseconds kLookEvery{20};
 
   void grow(int workers) {
     const int wanted = std::min(workers, kMostWorkers);
@@ -75,6 +89,7 @@ class Pool {
       lock.unlock();
       std::exception_ptr error;
       try {
+        const StopMember member(job.scope);
         (*job.body)(task);
       } catch (...) {
         error = std::current_exception();

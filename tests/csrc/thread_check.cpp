@@ -1,9 +1,11 @@
 #include "thread_check.h"
 
 #include <atomic>
+#include <chrono>
 #include <stdexcept>
 #include <thread>
 
+#include "../../csrc/cpu/stop.h"
 #include "../../csrc/cpu/threads.h"
 #include "check_support.h"
 
@@ -118,6 +120,49 @@ void check_exceptions(int rounds) {
   if (inner != 40) fail("%d tasks of calls within calls, expected 40", inner.load());
 }
 
+// A search that is asked to stop ends, on all its threads and soon; searches of other threads, in
+// the same pool, do not.
+void check_stops(const coophash::Kernels& isa, int rounds) {
+  using Clock = std::chrono::steady_clock;
+  constexpr int kWidth = 8;
+  constexpr int64_t kRows = 1 << 18, kQueries = 1 << 16;  // seconds at the least
+  std::vector<uint8_t> codes(kRows * kWidth), asked(kQueries * kWidth);
+  fill_codes(Kind::kRandom, 2, kRows, kWidth, codes.data());
+  fill_codes(Kind::kRandom, 3, kQueries, kWidth, asked.data());
+  const coophash::Database database = {{{codes.data(), nullptr, nullptr, kRows, 0}}, kWidth, true};
+  const coophash::Database part = {{{codes.data(), nullptr, nullptr, kRows / 16, 0}}, kWidth, true};
+  const coophash::Queries all = {asked.data(), kQueries}, few = {asked.data(), 40};
+  const Results expected = search(part, few, 1, isa);
+  std::atomic<bool> ended{false};
+  std::thread other([&] {
+    const coophash::StopScope scope([] { return false; });
+    do {
+      if (!(search(part, few, 3, isa) == expected)) fail("a search beside a stopped one differs");
+    } while (!ended);
+  });
+  for (int round = 0; round < rounds; ++round) {
+    for (const int threads : {1, 3}) {
+      const Clock::time_point begin = Clock::now();
+      bool stopped = false;
+      int times_asked = 0;
+      try {
+        const coophash::StopScope scope([&] {
+          if (!(search(part, few, 2, isa) == expected)) fail("a search within a search differs");
+          return ++times_asked == 2;
+        });
+        search(database, all, threads, isa);
+      } catch (const coophash::Stopped&) {
+        stopped = true;
+      }
+      if (!stopped || times_asked != 2) fail("not stopped, asked %d times", times_asked);
+      if (Clock::now() - begin > std::chrono::seconds(20)) fail("it took too long to stop");
+      if (!(search(part, few, threads, isa) == expected)) fail("a search after a stop differs");
+    }
+  }
+  ended = true;
+  other.join();
+}
+
 }  // namespace
 
 void check_threads(const coophash::Kernels& isa, bool short_run) {
@@ -125,6 +170,7 @@ void check_threads(const coophash::Kernels& isa, bool short_run) {
   check_searches(isa, short_run ? 4 : 8, short_run ? 4 : 24);
   check_pool(4, short_run ? 20 : 300);
   check_exceptions(short_run ? 20 : 300);
+  check_stops(isa, short_run ? 1 : 5);
 }
 
 }  // namespace check

@@ -5,8 +5,8 @@
 
 namespace check {
 
-// Searches from many threads at once on the shared pool, and the pool by itself: exceptions, and
-// calls within calls. Ends the program with a message if a result differs.
+// Searches from many threads at once on the shared pool, searches that are stopped, and the pool by
+// itself: exceptions, and calls within calls. Ends the program with a message if a result differs.
 void check_threads(const coophash::Kernels& isa, bool short_run);
 
 }  // namespace check
