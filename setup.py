@@ -38,6 +38,7 @@ WARNINGS = ["-Wall", "-Wextra", "-Wshadow"]
 CPU_SOURCES = {
     "bindings.cpp": [],
     "build_info.cpp": [],
+    "cpu/bandwidth.cpp": [],
     "cpu/blocks.cpp": [],
     "cpu/costs.cpp": [],
     "cpu/dispatch.cpp": [],

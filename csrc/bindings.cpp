@@ -271,6 +271,16 @@ PYBIND11_MODULE(_C, m) {
         py::arg("threads"), py::arg("isa"));
   m.def("distances", &py_distances, py::arg("a").noconvert(), py::arg("b").noconvert(),
         py::arg("threads"), py::arg("isa"));
+  m.def(
+      "read_memory",
+      [](const Array<uint64_t>& words, int threads) {
+        const uint64_t* from = words.data();
+        const int64_t count = words.size();
+        py::gil_scoped_release release;
+        return read_memory(from, count, threads);
+      },
+      py::arg("words").noconvert(), py::arg("threads"),
+      "The XOR of all words: how long it takes is how fast memory is.");
   m.def("cuda_status", &cuda_status, "'' if a CUDA device can be used, or why none can.");
   m.def("cuda_devices", &py_cuda_devices);
   m.def("cuda_topk_workspace", &cuda_topk_workspace, py::arg("rows"), py::arg("width"),

@@ -104,6 +104,10 @@ void histogram(const Database& database, const Queries& queries, const Relevance
 void distances(const uint8_t* codes, int64_t rows, const Queries& queries, int width, int threads,
                const Kernels& kernels, int32_t* out);
 
+// Reads memory as fast as it goes and returns the XOR of it: what a benchmark of a search for one
+// query is compared with.
+uint64_t read_memory(const uint64_t* words, int64_t count, int threads);
+
 }  // namespace coophash
 
 #endif  // COOPHASH_HAMMING_H_

@@ -25,12 +25,6 @@ inline Vector load_halves(const uint8_t* low, const uint8_t* high) {
   return _mm256_inserti128_si256(_mm256_castsi128_si256(l), h, 1);
 }
 
-// Far enough ahead for one core to draw on the memory's full speed; past the end of a page the
-// hardware's own prefetch stops.
-inline void prefetch(const uint8_t* bytes) {
-  _mm_prefetch(reinterpret_cast<const char*>(bytes + 2048), _MM_HINT_T0);
-}
-
 // The number of set bits in each byte.
 inline Vector byte_counts(Vector x) {
   const Vector table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,  //
@@ -112,8 +106,6 @@ struct Step4 {
   static Vector limit(int value) { return _mm256_set1_epi32(value); }
 
   Distances operator()(const uint8_t* codes) const {
-    prefetch(codes);
-    prefetch(codes + 64);
     Distances found;
     for (int i = 0; i < 4; ++i) {
       const Vector bytes = byte_counts(_mm256_xor_si256(load_vector(codes + 32 * i), query));
@@ -145,8 +137,6 @@ struct Step8 {
   static Vector limit(int value) { return word_limit(value); }
 
   Distances operator()(const uint8_t* codes) const {
-    prefetch(codes);
-    prefetch(codes + 64);
     Distances found;
     for (int i = 0; i < 4; ++i) {
       Vector x;
@@ -185,7 +175,6 @@ struct Step16 {
 
   Distances operator()(const uint8_t* codes) const {
     const int stride = Width ? Width : width;
-    for (int i = 0; i < 4; ++i) prefetch(codes + 64 * i);
     Distances found;
     for (int i = 0; i < 4; ++i) {
       const Vector a = halves(codes + 4 * i * stride), b = halves(codes + (4 * i + 2) * stride);
@@ -230,7 +219,6 @@ struct StepLong {
 
   Distances operator()(const uint8_t* codes) const {
     const int stride = kWidth ? kWidth : width;
-    for (int i = 0; i < kRows * stride; i += 64) prefetch(codes + i);
     Distances found;
     for (int i = 0; i < 2; ++i) {
       const uint8_t* four = codes + 4 * i * stride;

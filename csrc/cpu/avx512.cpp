@@ -14,11 +14,6 @@ namespace {
 
 using Vector = __m512i;
 
-// As in avx2.cpp: past the end of a page the hardware's own prefetch stops.
-inline void prefetch(const uint8_t* bytes) {
-  _mm_prefetch(reinterpret_cast<const char*>(bytes + 2048), _MM_HINT_T0);
-}
-
 inline __mmask64 first_bytes(int count) {
   return count >= 64 ? ~__mmask64{0} : (__mmask64{1} << count) - 1;
 }
@@ -114,7 +109,6 @@ struct Step4 {
   Distances operator()(const uint8_t* codes) const {
     Distances found;
     for (int i = 0; i < 4; ++i) {
-      prefetch(codes + 64 * i);
       const Vector x = _mm512_xor_si512(_mm512_loadu_si512(codes + 64 * i), query);
       found.words[i] = _mm512_popcnt_epi32(x);
     }
@@ -140,7 +134,6 @@ struct Step8 {
     Distances found;
     for (int i = 0; i < 4; ++i) {
       const uint8_t* eight = codes + 8 * i * (Width ? Width : width);
-      prefetch(eight);
       const Vector x = Width == 8 ? _mm512_loadu_si512(eight) : load_lanes(eight);
       found.words[i] = _mm512_popcnt_epi64(_mm512_xor_si512(x, query));
     }
@@ -174,8 +167,6 @@ struct Step16 {
     Distances found;
     for (int i = 0; i < 4; ++i) {
       const uint8_t* eight = codes + 8 * i * stride;
-      prefetch(eight);
-      prefetch(eight + 64);
       const Vector a = halves(eight), b = halves(eight + 4 * stride);
       found.words[i] = _mm512_add_epi64(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
     }
@@ -225,7 +216,6 @@ struct Step32 {
     Distances found;
     for (int i = 0; i < 2; ++i) {
       const uint8_t* eight = codes + 8 * i * stride;
-      for (int j = 0; j < 4; ++j) prefetch(eight + 64 * j);
       const Vector a = quarters(eight), b = quarters(eight + 2 * stride);
       const Vector c = quarters(eight + 4 * stride), d = quarters(eight + 6 * stride);
       // Each of a, b, c, d holds four partial sums of two rows; first to two partial sums a row,
@@ -275,7 +265,6 @@ struct StepLong {
 
   Distances operator()(const uint8_t* codes) const {
     const int stride = kWidth ? kWidth : width;
-    for (int i = 0; i < kRows * stride; i += 64) prefetch(codes + i);
     Vector sums[8];
     for (int i = 0; i < 8; ++i) sums[i] = row_sums(codes + i * stride);
     return {{sums_of_eight(sums)}};

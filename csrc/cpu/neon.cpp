@@ -6,7 +6,7 @@
 // lane are spread while they are loaded; longer ones end with a vector that overlaps the one before
 // it and is masked there, so no byte behind a row is read.
 //
-// Tested in an emulator only. There are no prefetches in here: none was ever measured.
+// Tested in an emulator only, never timed.
 
 #include "hamming_impl.h"
 
