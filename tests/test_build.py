@@ -229,9 +229,7 @@ class TestSetup:
         }
         assert built == there
 
-    @pytest.mark.parametrize(
-        "source", ["serial", "avx2", "avx512", "neon", "sliced_avx2", "sliced_avx512"]
-    )
+    @pytest.mark.parametrize("source", ["serial", "avx2", "avx512", "sliced_avx2", "sliced_avx512"])
     def test_sources_of_instruction_sets_share_no_inline_function(self, setup_py, tmp_path, source):
         # The linker keeps one copy of an inline function: it might be one that not every
         # processor can run.

@@ -71,16 +71,19 @@ def test_neon_in_an_emulator():
 
 
 @needs_cross_tools
-def test_neon_shares_no_inline_function(tmp_path):
+@pytest.mark.parametrize(
+    ("source", "public"), [("neon", "neon_kernelsEv"), ("sliced_neon", "neon_slicedEi")]
+)
+def test_neon_shares_no_inline_function(tmp_path, source, public):
     # as test_build.py has it for the instruction sets of x86
     compiler = load_script().cross_tools()[0][0]
-    command = [compiler, "-std=c++17", "-w", "-c", str(ROOT / "csrc" / "cpu" / "neon.cpp")]
+    command = [compiler, "-std=c++17", "-w", "-c", str(ROOT / "csrc" / "cpu" / f"{source}.cpp")]
     subprocess.run([*command, "-o", str(tmp_path / "a.o")], check=True)
     nm = [compiler.replace("g++", "nm"), str(tmp_path / "a.o")]
     lines = subprocess.run(nm, capture_output=True, text=True, check=True).stdout.splitlines()
     symbols = {line.split()[-1]: line.split()[-2] for line in lines}
     assert [name for name, kind in symbols.items() if kind == "T"] == [
-        "_ZN8coophash12neon_kernelsEv"
+        f"_ZN8coophash{len(public[:-2])}{public}"
     ]
     assert not [name for name, kind in symbols.items() if kind in "VWu"]
 
