@@ -1,4 +1,4 @@
-"""What every benchmark records beside its times: the machine, the versions, the commit."""
+"""What benchmarks share: the machine, versions and commit on record, and peers run in turns."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pytest
 
 PACKAGES = ("coophash", "numpy", "torch", "triton", "faiss-cpu")
 
@@ -58,3 +63,68 @@ def pytest_benchmark_update_commit_info(config: Any, commit_info: dict[str, Any]
     except OSError:
         return
     commit_info["describe"] = described.stdout.strip() or None
+
+
+def _quartiles(values: np.ndarray) -> list[float]:
+    return [float(x) for x in np.quantile(values, [0.25, 0.5, 0.75])]
+
+
+@pytest.fixture
+def beside_peers(benchmark):
+    """Time something beside its peers, in turns, so that a noisy machine is unfair to neither.
+
+    Call it as `beside_peers(ours, {"name": peer, ...}, pairs=..., rounds=...)`; `limit` is what
+    the machine allows at best, where that can be measured. Each round runs the limit, every peer
+    and then ours, which is what the benchmark records. `extra_info` gets
+
+        peer        the fastest of them by its median
+        ratio       its time over ours in the same round: quartiles
+        of_limit    the limit's time over ours in the same round: quartiles
+        seconds     of each: quartiles
+        Gp/s        1e9 (code, query) pairs a second: ours and the peer's, by the medians
+        cores       CPU time over wall time of ours and of the peer. Below the number of threads
+                    the machine was busy with something else, or one thread was all it took
+    """
+
+    def measure(
+        ours: Callable[[], object],
+        peers: dict[str, Callable[[], object]],
+        *,
+        pairs: float,
+        rounds: int,
+        limit: Callable[[], object] | None = None,
+    ) -> None:
+        calls = {**({"limit": limit} if limit else {}), **peers, "ours": ours}
+        walls: dict[str, list[float]] = {name: [] for name in calls}
+        cpus: dict[str, list[float]] = {name: [] for name in calls}
+
+        def timed(name: str) -> None:
+            wall, cpu = time.perf_counter(), time.process_time()
+            calls[name]()
+            walls[name].append(time.perf_counter() - wall)
+            cpus[name].append(time.process_time() - cpu)
+
+        def others() -> None:
+            for name in calls:
+                if name != "ours":
+                    timed(name)
+
+        benchmark.pedantic(lambda: timed("ours"), setup=others, rounds=rounds, warmup_rounds=1)
+        if benchmark.stats is None:  # --benchmark-disable: nothing was repeated
+            return
+        wall = {name: np.array(values[-rounds:]) for name, values in walls.items()}
+        used = {name: np.array(cpus[name][-rounds:]) / wall[name] for name in calls}
+        best = min(peers, key=lambda name: float(np.median(wall[name])))
+        benchmark.extra_info.update(
+            {
+                "peer": best,
+                "ratio": _quartiles(wall[best] / wall["ours"]),
+                "seconds": {name: _quartiles(values) for name, values in wall.items()},
+                "Gp/s": [pairs / float(np.median(wall[name])) / 1e9 for name in ("ours", best)],
+                "cores": [round(float(np.median(used[name])), 2) for name in ("ours", best)],
+            }
+        )
+        if limit:
+            benchmark.extra_info["of_limit"] = _quartiles(wall["limit"] / wall["ours"])
+
+    return measure

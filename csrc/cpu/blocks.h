@@ -32,6 +32,7 @@ struct Block {
   int64_t first_id;
   const uint64_t* allow;  // or null: all rows count; else row r counts if bit offset + r is set
   int64_t offset;
+  int64_t ahead;  // rows behind these, of the next block
 
   int64_t id(int64_t row) const { return ids ? ids[row] : first_id + row; }
   bool allows(int64_t row) const {
@@ -68,7 +69,7 @@ class BlockReader {
     for (int64_t row = piece.begin; row < piece.end; row += largest) {
       const int64_t rows = std::min(largest, piece.end - row);
       visit(Block{span.codes + row * width_, rows, span.ids ? span.ids + row : nullptr,
-                  span.first_id + row, span.allow, row});
+                  span.first_id + row, span.allow, row, piece.end - row - rows});
       stop_.after(rows * width_);
     }
   }
@@ -83,7 +84,7 @@ class BlockReader {
     ids_.resize(static_cast<size_t>(largest));
     int64_t rows = 0;
     const auto flush = [&] {
-      if (rows) visit(Block{codes_.data(), rows, ids_.data(), 0, nullptr, 0});
+      if (rows) visit(Block{codes_.data(), rows, ids_.data(), 0, nullptr, 0, 0});
       stop_.after(rows * width_);
       rows = 0;
     };

@@ -45,8 +45,9 @@ struct SlicedKernels {
   int rows;              // of a group, a multiple of 64
   int64_t table_bytes;   // of a group
   int64_t record_bytes;  // of a query
-  // The table of a group of codes, exactly `rows` of them. Reads no byte outside them.
-  void (*build)(const uint8_t* codes, int width, uint8_t* table);
+  // The table of a group of codes, exactly `rows` of them. Reads no byte outside them, and fetches
+  // `ahead` bytes behind them into cache for the next group.
+  void (*build)(const uint8_t* codes, int width, int64_t ahead, uint8_t* table);
   // The record of a query. A limit has to be set before it is used.
   void (*prepare)(const uint8_t* query, int width, uint8_t* record);
   void (*set_limit)(uint8_t* record, int width, int limit);  // 1 <= limit <= 8 * width

@@ -3,6 +3,7 @@
 #ifndef COOPHASH_CPU_SLICED_H_
 #define COOPHASH_CPU_SLICED_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -70,11 +71,13 @@ class SlicedBatch {
 
   // Looks for the rows of a group at distance < limit: calls visit(query, hits, count) for each
   // query that has some, with rows from 0 in increasing order, and takes the query's new limit from
-  // what it returns, which must not be larger than the old one.
+  // what it returns, which must not be larger than the old one. `ahead` bytes lie behind the group
+  // and are scanned next.
   template <class Visit>
-  void scan(const uint8_t* codes, const Visit& visit) {
-    kernels_.build(codes, width_, table_.data());
+  void scan(const uint8_t* codes, int64_t ahead, const Visit& visit) {
     const int words = kernels_.rows / 64;
+    const int64_t group = int64_t{kernels_.rows} * width_;
+    kernels_.build(codes, width_, std::min(ahead, group), table_.data());
     const int64_t found = kernels_.scan(table_.data(), records_.data(), active_, width_,
                                         {hit_queries_.data(), hit_rows_.data()});
     // From the last on: where a query leaves, the last takes its place.

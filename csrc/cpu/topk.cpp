@@ -56,6 +56,7 @@ class Scan {
     if (slicing_ || (sliced_ && start_slicing())) {
       for (; row + sliced_->rows() <= block.rows && sliced_->active(); row += sliced_->rows()) {
         sliced_->scan(block.codes + row * width_,
+                      (block.ahead + block.rows - row - sliced_->rows()) * width_,
                       [&](int64_t query, const Hit* hits, int64_t count) {
                         Selector& selector = selectors_[static_cast<size_t>(query)];
                         push(selector, block, row, hits, count);
