@@ -57,10 +57,29 @@ class Selector {
     if (static_cast<int64_t>(entries_.size()) >= 2 * k_ + 1024) prune();
   }
 
-  // The candidates: the k smallest of all that was pushed are among them.
+  // The candidates: the k smallest of all that was pushed are among them. In the order in which
+  // they came.
   std::vector<Entry> take() { return std::move(entries_); }
 
-  // Leaves the k smallest entries, sorted; fewer if fewer were pushed.
+  // The k smallest, sorted; fewer if fewer were pushed. Not to be used afterwards.
+  std::vector<Entry> finish() {
+    if (!increasing_) {
+      sort_smallest(entries_, k_);
+      return std::move(entries_);
+    }
+    // Of equal distances the first to come has the smallest id, so counting sorts them.
+    if (kept_ > k_) prune();
+    std::vector<int64_t> places(counts_.size(), 0);
+    for (size_t d = 1; d < places.size(); ++d) places[d] = places[d - 1] + counts_[d - 1];
+    std::vector<Entry> sorted(static_cast<size_t>(std::min(k_, kept_)));
+    for (const Entry& entry : entries_) {
+      if (entry.distance > cut_) continue;
+      sorted[static_cast<size_t>(places[static_cast<size_t>(entry.distance)]++)] = entry;
+    }
+    return sorted;
+  }
+
+  // Leaves the k smallest entries, sorted; fewer if there are fewer.
   static void sort_smallest(std::vector<Entry>& entries, int64_t k) {
     if (static_cast<int64_t>(entries.size()) > k) {
       std::nth_element(entries.begin(), entries.begin() + (k - 1), entries.end());
@@ -72,6 +91,10 @@ class Selector {
  private:
   // Keeps the k smallest, so that the memory stays within about 3 k + a block.
   void prune() {
+    if (increasing_) {
+      prune_in_order();
+      return;
+    }
     const auto last = entries_.begin() + (k_ - 1);
     std::nth_element(entries_.begin(), last, entries_.end());
     cut_ = last->distance;
@@ -80,6 +103,22 @@ class Selector {
     std::fill(counts_.begin(), counts_.end(), 0);
     for (const Entry& entry : entries_) ++counts_[static_cast<size_t>(entry.distance)];
     kept_ = k_;
+  }
+
+  // All below the cut, and at the cut those that came first.
+  void prune_in_order() {
+    const size_t cut = static_cast<size_t>(cut_);
+    int64_t room = std::min(counts_[cut], k_ - (kept_ - counts_[cut]));
+    kept_ -= counts_[cut] - room;
+    counts_[cut] = room;
+    std::fill(counts_.begin() + cut_ + 1, counts_.end(), 0);
+    size_t end = 0;
+    for (const Entry& entry : entries_) {
+      const bool keep = entry.distance < cut_ || (entry.distance == cut_ && room-- > 0);
+      entries_[end] = entry;
+      end += keep;
+    }
+    entries_.resize(end);
   }
 
   int64_t k_;

@@ -43,6 +43,11 @@ class Scan {
     if (rest.begin < rest.end) read(rest);
   }
 
+  // The result for one query of the tile.
+  std::vector<Entry> finish(int64_t query) {
+    return selectors_[static_cast<size_t>(query)].finish();
+  }
+
   // The candidates for one query of the tile, handed over.
   std::vector<Entry> take(int64_t query) { return selectors_[static_cast<size_t>(query)].take(); }
 
@@ -113,12 +118,11 @@ class Scan {
   bool slicing_ = false;
 };
 
-void write(std::vector<Entry>& entries, int64_t k, int32_t* distances, int64_t* ids) {
-  Selector::sort_smallest(entries, k);
+void write(const std::vector<Entry>& sorted, int64_t k, int32_t* distances, int64_t* ids) {
   int64_t i = 0;
-  for (; i < static_cast<int64_t>(entries.size()); ++i) {
-    distances[i] = entries[static_cast<size_t>(i)].distance;
-    ids[i] = entries[static_cast<size_t>(i)].id;
+  for (const Entry& entry : sorted) {
+    distances[i] = entry.distance;
+    ids[i++] = entry.id;
   }
   std::fill(distances + i, distances + k, kNoDistance);
   std::fill(ids + i, ids + k, kNoId);
@@ -148,8 +152,7 @@ void topk(const Database& database, const Queries& queries, int64_t k, int threa
         if (scan.finished()) break;
       }
       for (int64_t q = 0; q < count; ++q) {
-        std::vector<Entry> entries = scan.take(q);
-        write(entries, k, distances + (first + q) * k, ids + (first + q) * k);
+        write(scan.finish(q), k, distances + (first + q) * k, ids + (first + q) * k);
       }
     });
     return;
@@ -174,6 +177,7 @@ void topk(const Database& database, const Queries& queries, int64_t k, int threa
         const std::vector<Entry> some = scan->take(q);
         all.insert(all.end(), some.begin(), some.end());
       }
+      Selector::sort_smallest(all, k);
       write(all, k, distances + (first + q) * k, ids + (first + q) * k);
     });
   }
