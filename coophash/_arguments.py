@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coophash._memory import check_memory
 from coophash._rows import Span, to_bitset
 from coophash.codes import as_numpy, check_codes
 
@@ -92,17 +93,14 @@ def check_radius(radius: Any, width: int) -> int:
     return min(int(radius), 8 * width)
 
 
-def check_memory(size: int, what: str) -> None:
-    """Refuse a result that the machine has no memory for, before the system ends the process."""
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return  # a system that does not say
-    if size > memory:
-        raise MemoryError(
-            f"{what} take {size / 1e9:.0f} GB and this machine has {memory / 1e9:.0f} GB: ask for "
-            "less, or for a part of the queries at a time"
-        )
+def admit_range(radius: int, queries: int) -> Callable[[int], None]:
+    """What a range search asks once it knows how many results there are."""
+
+    def admit(results: int) -> None:
+        found = f"the {results:,} codes within radius {radius} of {queries:,} queries"
+        check_memory(12 * results, found)
+
+    return admit
 
 
 def check_choice(name: str, value: Any, choices: Any, later: dict[str, str]) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from coophash import _native
 from coophash._arguments import (
+    admit_range,
     check_allow,
     check_choice,
     check_ids,
@@ -162,12 +163,22 @@ class HammingIndex:
             limits: int64 (Q + 1,); what was found for query q is at limits[q] to limits[q + 1].
             distances: int32 (limits[Q],).
             ids: int64 (limits[Q],), by (distance, id) for each query.
+
+        Raises:
+            MemoryError: the results are more than there is memory for; the message says how many.
         """
         codes, restore = self._queries(queries)
         radius = check_radius(radius, self.width)
-        spans, _ = self._snapshot(allow)
+        spans, increasing = self._snapshot(allow)
         found = _native.library().range(
-            spans, self.width, codes, radius, self._threads(), _native.isa()
+            spans,
+            self.width,
+            increasing,
+            codes,
+            radius,
+            self._threads(),
+            _native.isa(),
+            admit_range(radius, len(codes)),
         )
         return restore(found[0]), restore(found[1]), restore(found[2])
 

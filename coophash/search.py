@@ -17,9 +17,10 @@ from __future__ import annotations
 from typing import Any
 
 from coophash import _native
-from coophash._arguments import check_k, check_memory, check_radius, pair, span
+from coophash._arguments import admit_range, check_k, check_radius, pair, span
 from coophash._index import HammingIndex
 from coophash._labels import check_relevance
+from coophash._memory import check_memory
 from coophash.codes import as_numpy, check_bits
 
 NO_DISTANCE = 2147483647
@@ -89,16 +90,20 @@ def hamming_range(
         ids: int64 (limits[Q],), by (distance, id) for each query.
 
     Raises:
+        MemoryError: the results are more than there is memory for; the message says how many.
         TypeError, ValueError: an argument is not what is expected; the message says how to mend it.
     """
     rows, codes, restore = pair("database", database, "queries", queries)
+    radius = check_radius(radius, rows.shape[1])
     found = _native.library().range(
         [span(rows, allow)],
         rows.shape[1],
+        True,
         codes,
-        check_radius(radius, rows.shape[1]),
+        radius,
         _native.check_threads(threads),
         _native.isa(),
+        admit_range(radius, len(codes)),
     )
     return restore(found[0]), restore(found[1]), restore(found[2])
 

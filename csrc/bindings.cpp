@@ -90,17 +90,11 @@ Queries to_queries(const Array<uint8_t>& queries, int width) {
   return {queries.data(), queries.shape(0)};
 }
 
-template <class T>
-py::array own(std::vector<T>&& values) {
-  auto* kept = new std::vector<T>(std::move(values));
-  py::capsule free_when_done(kept, [](void* p) { delete static_cast<std::vector<T>*>(p); });
-  return Array<T>(static_cast<py::ssize_t>(kept->size()), kept->data(), free_when_done);
-}
-
 Path to_path(const std::string& name) {
   if (name == "rows") return Path::kRows;
   if (name == "slices") return Path::kSlices;
-  require(name.empty(), "path must be '', 'rows' or 'slices'");
+  if (name == "rank") return Path::kRank;
+  require(name.empty(), "path must be '', 'rows', 'slices' or 'rank'");
   return Path::kAuto;
 }
 
@@ -120,15 +114,25 @@ py::tuple py_topk(const std::vector<SpanTuple>& spans, int width, bool increasin
   return py::make_tuple(distances, ids);
 }
 
-py::tuple py_range(const std::vector<SpanTuple>& spans, int width, const Array<uint8_t>& codes,
-                   int radius, int threads, const std::string& isa) {
-  const Database database = to_database(spans, width, false);
+// `admit` is called with the number of results before there is memory for them, and may raise.
+py::tuple py_range(const std::vector<SpanTuple>& spans, int width, bool increasing,
+                   const Array<uint8_t>& codes, int radius, int threads, const std::string& isa,
+                   const py::function& admit) {
+  const Database database = to_database(spans, width, increasing);
   const Queries queries = to_queries(codes, width);
+  require(radius >= 0, "radius must not be negative");
   const Kernels& chosen = kernels(isa);
-  RangeResult found;
-  without_gil([&] { found = range(database, queries, radius, threads, chosen); });
-  return py::make_tuple(own(std::move(found.limits)), own(std::move(found.distances)),
-                        own(std::move(found.ids)));
+  std::optional<RangeSearch> search;
+  without_gil([&] { search.emplace(database, queries, radius, threads, chosen); });
+  const int64_t hits = search->limits().back();
+  admit(hits);
+  Array<int64_t> limits(static_cast<py::ssize_t>(search->limits().size()), search->limits().data());
+  Array<int32_t> distances(hits);
+  Array<int64_t> ids(hits);
+  int32_t* out_distances = distances.mutable_data();
+  int64_t* out_ids = ids.mutable_data();
+  without_gil([&] { search->fill(out_distances, out_ids); });
+  return py::make_tuple(limits, distances, ids);
 }
 
 // (row_classes (rows,), query_classes (queries,)) or (row_labels (words, rows), query_labels
@@ -264,8 +268,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("topk", &py_topk, py::arg("spans"), py::arg("width"), py::arg("increasing"),
         py::arg("queries").noconvert(), py::arg("k"), py::arg("threads"), py::arg("isa"),
         py::arg("path") = "");
-  m.def("range", &py_range, py::arg("spans"), py::arg("width"), py::arg("queries").noconvert(),
-        py::arg("radius"), py::arg("threads"), py::arg("isa"));
+  m.def("range", &py_range, py::arg("spans"), py::arg("width"), py::arg("increasing"),
+        py::arg("queries").noconvert(), py::arg("radius"), py::arg("threads"), py::arg("isa"),
+        py::arg("admit"));
   m.def("histogram", &py_histogram, py::arg("spans"), py::arg("width"),
         py::arg("queries").noconvert(), py::arg("bins"), py::arg("classes"), py::arg("labels"),
         py::arg("threads"), py::arg("isa"));

@@ -15,6 +15,7 @@
 #define COOPHASH_HAMMING_H_
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -61,9 +62,10 @@ struct IsaStatus {
 };
 std::vector<IsaStatus> isas();
 
-// How a flat search compares: row by row, or by bit slices of many rows at once for a batch of
-// queries (cpu/sliced_impl.h). The result is the same. kAuto takes the cheaper one.
-enum class Path { kAuto, kRows, kSlices };
+// How a flat search goes: row by row; by bit slices of many rows at once for a batch of queries
+// (cpu/sliced_impl.h); or by counting all distances first, for large k (cpu/ranking.h). The result
+// is the same. kAuto takes the cheapest.
+enum class Path { kAuto, kRows, kSlices, kRank };
 
 // The k nearest rows to each query.
 //   distances (queries, k), ids (queries, k): sorted by (distance, id); where the database has
@@ -72,7 +74,22 @@ void topk(const Database& database, const Queries& queries, int64_t k, int threa
           const Kernels& kernels, int32_t* distances, int64_t* ids, Path path = Path::kAuto);
 
 // All rows at distance <= radius, for each query in compressed rows: those of query q are entries
-// limits[q] .. limits[q + 1] - 1, sorted by (distance, id).
+// limits[q] .. limits[q + 1] - 1, sorted by (distance, id). In two steps, so that the caller knows
+// how much there is before there is memory for it; database and queries must outlive both.
+class RangeSearch {
+ public:
+  RangeSearch(const Database& database, const Queries& queries, int radius, int threads,
+              const Kernels& kernels);
+  ~RangeSearch();
+  const std::vector<int64_t>& limits() const;   // (queries + 1,)
+  void fill(int32_t* distances, int64_t* ids);  // (limits.back(),); to be called once
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// The same in one step.
 struct RangeResult {
   std::vector<int64_t> limits;  // (queries + 1,)
   std::vector<int32_t> distances;

@@ -39,6 +39,11 @@ struct Block {
     const int64_t bit = offset + row;
     return !allow || (allow[bit / 64] >> (bit % 64) & 1);
   }
+  // The rows from `row` on.
+  Block from(int64_t row, int width) const {
+    return {codes + row * width, rows - row, ids ? ids + row : nullptr, first_id + row, allow,
+            offset + row,        ahead};
+  }
 };
 
 // Block sizes: 16 KiB of codes is half of the first-level cache, and 512 rows keep the cost of a

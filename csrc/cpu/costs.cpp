@@ -64,6 +64,20 @@ bool slices_pay(const Kernels& kernels, int width, int64_t queries, Path path) {
   return costs.build + count * costs.slice < count * costs.row;
 }
 
+bool ranking_pays(const Kernels& kernels, int width, int64_t queries, int64_t rows, int64_t k) {
+  constexpr double kKeepNs = 25;    // a row that is kept, for a while at least, and sorted
+  constexpr double kCountNs = 0.4;  // a row's distance
+  constexpr double kPlaceNs = 15;   // a row of the result
+  const FlatCosts costs = flat_costs(kernels, width);
+  const double n = static_cast<double>(rows), wanted = static_cast<double>(std::min(k, rows));
+  if (wanted == 0) return false;
+  // Of rows in random order, the m-th is among the k best so far with probability k / m.
+  const double kept = wanted * (1 + std::log(n / wanted));
+  const bool slices = slices_pay(kernels, width, queries, Path::kAuto);
+  const double keep = kept * kKeepNs + n * (slices ? costs.slice : costs.row);
+  return n * (2 * costs.row + kCountNs) + wanted * kPlaceNs < keep;
+}
+
 double flat_ns_per_row(const Kernels& kernels, int width, int64_t queries) {
   constexpr double kMemoryNsPerByte = 1 / 25.0;
   const FlatCosts costs = flat_costs(kernels, width);

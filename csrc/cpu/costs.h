@@ -22,6 +22,10 @@ FlatCosts flat_costs(const Kernels& kernels, int width);
 // Whether a batch is searched by bit slices: from some number of queries on their tables pay.
 bool slices_pay(const Kernels& kernels, int width, int64_t queries, Path path);
 
+// Whether the k nearest of so many rows are found by counting all distances, which costs nearly the
+// same for every k, and not by keeping the best so far.
+bool ranking_pays(const Kernels& kernels, int width, int64_t queries, int64_t rows, int64_t k);
+
 // Nanoseconds of one thread for `queries` queries over a row, including that the row comes from
 // memory: what a flat search of a large database costs, without the selection.
 double flat_ns_per_row(const Kernels& kernels, int width, int64_t queries);

@@ -10,14 +10,12 @@
 #include "blocks.h"
 #include "counter.h"
 #include "kernels.h"
+#include "placing.h"
+#include "ranking.h"
 #include "threads.h"
 
 namespace coophash {
 namespace {
-
-// Rows that one query passes over before the next one does: some counters are emptied each time,
-// and the codes must stay in the second-level cache.
-int64_t rows_in_cache(int width) { return std::max<int64_t>(block_rows(width), 131072 / width); }
 
 // Labels of the rows of one block.
 struct BlockLabels {
@@ -186,6 +184,12 @@ void histogram(const Database& database, const Queries& queries, const Relevance
   };
   for (const std::vector<int64_t>& part : totals) add(part, total);
   for (const std::vector<int64_t>& part : relevants) add(part, relevant);
+}
+
+void count_distances(const Part& part, const Database& database, const Queries& queries,
+                     int64_t first, int64_t count, int bins, const Kernels& isa, int64_t* counts) {
+  Histograms histograms(database, queries, nullptr, bins, isa.for_width(database.width));
+  for (const Piece& piece : part) histograms.add(piece, first, count, counts, nullptr);
 }
 
 void distances(const uint8_t* codes, int64_t rows, const Queries& queries, int width, int threads,

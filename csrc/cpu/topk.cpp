@@ -5,6 +5,7 @@
 #include "blocks.h"
 #include "costs.h"
 #include "kernels.h"
+#include "ranking.h"
 #include "selector.h"
 #include "sliced.h"
 #include "threads.h"
@@ -135,6 +136,10 @@ void topk(const Database& database, const Queries& queries, int64_t k, int threa
   if (k == 0 || queries.count == 0) return;
   int64_t rows = 0;
   for (const Span& span : database.spans) rows += span.rows;
+  if (path == Path::kRank || (path == Path::kAuto && ranking_pays(isa, database.width, queries.count, rows, k))) {
+    rank(database, queries, k, threads, isa, distances, ids);
+    return;
+  }
   const int64_t most = std::max<int64_t>(1, std::min(k, rows));  // entries that can be found
   const int64_t bytes =
       static_cast<int64_t>(sizeof(Entry)) * (3 * most + 1024) + 64 * database.width;
