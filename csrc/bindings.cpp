@@ -12,6 +12,7 @@
 #include <stdexcept>
 
 #include "build_info.h"
+#include "cpu/costs.h"
 #include "cpu/stop.h"
 #include "cuda/device.h"
 #include "hamming.h"
@@ -276,6 +277,15 @@ PYBIND11_MODULE(_C, m) {
         py::arg("threads"), py::arg("isa"));
   m.def("distances", &py_distances, py::arg("a").noconvert(), py::arg("b").noconvert(),
         py::arg("threads"), py::arg("isa"));
+  m.def(
+      "flat_costs",
+      [](int width, const std::string& isa) {
+        require(width >= 1 && width <= kMaxWidth, "width must be 1 to 512 bytes");
+        const FlatCosts costs = flat_costs(kernels(isa), width);
+        return py::make_tuple(costs.row, costs.build, costs.slice);
+      },
+      py::arg("width"), py::arg("isa"),
+      "Nanoseconds that the search reckons with: row scan, bit slices a row, bit slices a pair.");
   m.def(
       "read_memory",
       [](const Array<uint64_t>& words, int threads) {

@@ -1,49 +1,45 @@
 #include "costs.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 namespace coophash {
 namespace {
 
-// Measured on one core of an AMD EPYC (Zen 4) with benchmarks/bench_paths.py. On other machines all
-// of them move together, more or less, and only their ratios decide.
-//
-// Costs between two widths are those of the width above, by the byte: codes that do not fill their
-// lane cost the row scan as much as full ones or more, see `odd`.
+// Measured on one core of an AMD EPYC (Zen 4) with benchmarks/bench_paths.py, which prints what it
+// finds beside what stands here. On other machines all of them move together, more or less, and
+// only their ratios decide.
 struct Entry {
   int width;
-  FlatCosts even;  // for exactly this width
-  double odd;      // row scan of widths between the entry before and this one
+  FlatCosts full;     // codes of this width fill their lane
+  FlatCosts shorter;  // codes that are shorter, down to the entry before: at this width
 };
 
 constexpr Entry kAvx512[] = {
-    {4, {0.056, 1.00, 0.028}, 0.13}, {8, {0.088, 0.66, 0.030}, 0.14},
-    {16, {0.21, 1.95, 0.077}, 0.31}, {32, {0.48, 4.20, 0.16}, 0.69},
-    {64, {0.84, 11.5, 0.32}, 0.84},  {128, {2.2, 26, 0.72}, 2.5},
-    {512, {9.0, 100, 3.2}, 9.5},
+    {4, {0.050, 0.95, 0.028}, {0.13, 0.85, 0.030}}, {8, {0.088, 0.66, 0.030}, {0.14, 1.00, 0.045}},
+    {16, {0.21, 1.95, 0.077}, {0.31, 1.90, 0.080}}, {32, {0.49, 4.20, 0.16}, {0.70, 3.90, 0.20}},
+    {64, {0.86, 9.0, 0.33}, {1.05, 7.5, 0.45}},     {128, {2.2, 20, 0.75}, {2.5, 17, 0.80}},
+    {512, {8.5, 90, 3.2}, {8.5, 90, 3.2}},
 };
 constexpr Entry kAvx2[] = {
-    {4, {0.127, 1.45, 0.045}, 0.30}, {8, {0.213, 1.05, 0.065}, 0.31},
-    {16, {0.46, 2.65, 0.135}, 0.61}, {32, {0.98, 5.50, 0.30}, 1.12},
-    {64, {1.70, 12.0, 0.62}, 1.90},  {128, {4.0, 28, 1.30}, 4.5},
-    {512, {14.0, 115, 5.5}, 15.0},
+    {4, {0.124, 1.45, 0.035}, {0.29, 1.45, 0.035}}, {8, {0.215, 1.10, 0.068}, {0.30, 1.65, 0.068}},
+    {16, {0.46, 2.70, 0.136}, {0.60, 2.90, 0.138}}, {32, {0.98, 5.60, 0.30}, {1.11, 5.40, 0.35}},
+    {64, {1.72, 11.5, 0.64}, {1.85, 10.5, 0.66}},   {128, {3.8, 26, 1.35}, {3.9, 22, 1.40}},
+    {512, {14.0, 100, 5.5}, {14.0, 100, 5.5}},
 };
 
 template <size_t Count>
 FlatCosts look_up(const Entry (&entries)[Count], int width) {
   for (const Entry& entry : entries) {
-    if (width == entry.width) return entry.even;
-    if (width < entry.width) {
-      const double part = static_cast<double>(width) / entry.width;
-      // shorter codes fill no fewer vectors, so only the costs of slices shrink with the width
-      const double row = entry.width <= 32 ? entry.odd : entry.odd * part;
-      return {row, entry.even.build * std::max(part, 0.8), entry.even.slice * part};
-    }
+    if (width == entry.width) return entry.full;
+    if (width > entry.width) continue;
+    // A short code fills as many vectors of the row scan as a full one, up to a vector.
+    const double part = static_cast<double>(width) / entry.width;
+    const FlatCosts& costs = entry.shorter;
+    return {entry.width <= 64 ? costs.row : costs.row * part, costs.build * (0.3 + 0.7 * part),
+            costs.slice * part};
   }
-  const Entry& last = entries[Count - 1];
-  return last.even;
+  return entries[Count - 1].full;
 }
 
 }  // namespace
