@@ -1,6 +1,7 @@
 #include "costs.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 namespace coophash {
