@@ -4,6 +4,7 @@
 #
 # make kernel-check  the search core by itself, every instruction set that this machine runs
 # make neon-check    the same for 64-bit ARM, by a cross compiler and an emulator
+# make asan | tsan   search tests on a build with AddressSanitizer and UBSan | ThreadSanitizer
 #
 # make bench  benchmarks beside their peers -> benchmarks/results/
 # make gpu    all GPU tests and benchmarks; says so where there is no GPU
@@ -19,7 +20,7 @@ CPP := $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h csrc/cuda/*.cu
 export PIP_CONSTRAINT := $(abspath constraints.txt)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test pytest lint types format bench gpu clean kernel-check neon-check
+.PHONY: demo test pytest lint types format bench gpu clean kernel-check neon-check asan tsan
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m coophash demo --out demo-report
@@ -53,6 +54,12 @@ kernel-check: $(VENV)/.dev
 neon-check: $(VENV)/.dev
 	$(BIN)/python tests/csrc/build_check.py --neon
 	$(BIN)/python tests/csrc/build_check.py --neon -- --threads
+
+asan: $(VENV)/.dev
+	$(BIN)/python tests/sanitize.py address
+
+tsan: $(VENV)/.dev
+	$(BIN)/python tests/sanitize.py thread
 
 # No virtual environment and no network: the system Python, with torch, triton, pybind11 and pytest.
 gpu:

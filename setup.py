@@ -8,6 +8,9 @@ COOPHASH_CUDA=auto|0|1
 COOPHASH_CUDA_ARCHS="80 90"
     compute capabilities to build for; PTX of the last one is added. Default: what this nvcc offers
     out of DEFAULT_ARCHS.
+COOPHASH_SANITIZE=address|thread
+    for development: build with AddressSanitizer and UBSan, or with ThreadSanitizer. Not in place;
+    `make asan` and `make tsan` build into folders of their own and run what is to be checked.
 CXX, NVCC, MAX_JOBS
     the compilers, and how many to run at once (default: the cores at hand).
 """
@@ -71,6 +74,12 @@ X86_FLAGS = {
     "cpu/sliced_avx2.cpp": AVX2_FLAGS,
     "cpu/sliced_avx512.cpp": AVX512_FLAGS,
 }
+# Flags that come after all others, for compiling and for linking.
+SANITIZERS = {
+    "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+    "thread": ["-fsanitize=thread"],
+}
+SANITIZED = ["-O1", "-g", "-fno-omit-frame-pointer"]
 CUDA_SOURCE = "cuda/flat.cu"
 # 103 is left out: it runs the cubin of 100, and nvcc 13.2 is known to miscompile for it.
 DEFAULT_ARCHS = ["75", "80", "86", "89", "90", "100", "120"]
@@ -165,6 +174,7 @@ class Build(build_ext):
             raise SystemExit("coophash builds on Linux and macOS: use WSL on Windows")
         import pybind11
 
+        self.sanitizer = self._sanitizer()
         self.folder = Path(self.build_temp).resolve() / "coophash"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.cxx = self._compiler()
@@ -188,8 +198,23 @@ class Build(build_ext):
             link += ["-undefined", "dynamic_lookup"]
         else:
             # the static CUDA runtime stays private, beside the one that another package may load
-            link += ["-pthread", "-Wl,--exclude-libs,ALL", "-Wl,-O1", "-s"]
+            link += ["-pthread", "-Wl,--exclude-libs,ALL", "-Wl,-O1"]
+            link += self.sanitizer or ["-s"]
         self._call(link)
+
+    def _sanitizer(self) -> list[str]:
+        """Flags of the sanitizer that is asked for, if any."""
+        name = os.environ.get("COOPHASH_SANITIZE", "")
+        if not name:
+            return []
+        if name not in SANITIZERS:
+            raise SystemExit(f"COOPHASH_SANITIZE must be {' or '.join(SANITIZERS)}, got {name!r}")
+        if self.inplace:
+            raise SystemExit(
+                "COOPHASH_SANITIZE is not for the extension in place: such a one loads into no "
+                "plain Python. Run make asan or make tsan"
+            )
+        return SANITIZERS[name]
 
     def _compiler(self) -> list[str]:
         named = shlex.split(os.environ.get("CXX", "")) or ["c++"]
@@ -211,6 +236,8 @@ class Build(build_ext):
         if name == "bindings.cpp":
             includes += self.system
             flags += ["-Wno-attributes"]
+        if self.sanitizer:
+            flags += [*self.sanitizer, *SANITIZED]
         self._call([*self.cxx, *flags, *includes, "-c", str(CSRC / name), "-o", str(target)])
         return target
 

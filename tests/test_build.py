@@ -206,6 +206,20 @@ class TestSetup:
         with pytest.raises(SystemExit, match="must be auto, 0 or 1"):
             self.builder(setup_py, tmp_path)._cuda()
 
+    def test_a_sanitizer_is_never_built_in_place(self, setup_py, monkeypatch, tmp_path):
+        build = self.builder(setup_py, tmp_path)
+        build.inplace = False
+        monkeypatch.delenv("COOPHASH_SANITIZE", raising=False)
+        assert build._sanitizer() == []
+        monkeypatch.setenv("COOPHASH_SANITIZE", "thread")
+        assert build._sanitizer() == ["-fsanitize=thread"]
+        build.inplace = True
+        with pytest.raises(SystemExit, match=r"not for the extension in place.*make tsan"):
+            build._sanitizer()
+        monkeypatch.setenv("COOPHASH_SANITIZE", "memory")
+        with pytest.raises(SystemExit, match="must be address or thread, got 'memory'"):
+            build._sanitizer()
+
     def test_no_compiler_is_said_with_the_mend(self, setup_py, monkeypatch, tmp_path):
         monkeypatch.delenv("CXX", raising=False)
         monkeypatch.setattr(shutil, "which", lambda _: None)

@@ -87,6 +87,7 @@ class Histograms {
         } else {
           for (int d = 0; d < bins_; ++d) total[q * bins_ + d] += counter_.take(d);
         }
+        stop_.after(block.rows * database_.width);  // a block is large, and queries may be many
       }
     });
   }
@@ -135,6 +136,7 @@ class Histograms {
   int bins_;
   WidthKernels kernels_;
   BlockReader reader_;
+  StopPoints stop_;
   int64_t step_;
   std::vector<uint16_t> values_, shared_;
   std::vector<int32_t> classes_;  // of a gathered block

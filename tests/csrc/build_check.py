@@ -114,16 +114,10 @@ def build(cxx: list[str], folder: Path, extra: list[str], link: list[str]) -> Pa
     return program
 
 
-SANITIZERS = {
-    "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
-    "thread": ["-fsanitize=thread"],
-}
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--neon", action="store_true", help="for 64-bit ARM, in an emulator")
-    parser.add_argument("--sanitize", choices=sorted(SANITIZERS))
+    parser.add_argument("--sanitize", choices=["address", "thread"])
     parser.add_argument("--build-only", action="store_true")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "kernel-check")
     parser.add_argument("options", nargs="*", help="for kernel_check, after --")
@@ -135,9 +129,10 @@ def main() -> int:
     if arguments.neon and not call([*cxx, "-dumpmachine"]).startswith(("aarch64", "arm64")):
         (cxx, runner), name, link = cross_tools(), "neon", ["-static"]
     if arguments.sanitize:
+        setup = load_setup()
         name += f"-{arguments.sanitize}"
-        extra = [*SANITIZERS[arguments.sanitize], "-O1", "-g", "-fno-omit-frame-pointer"]
-        link = [*link, *SANITIZERS[arguments.sanitize]]
+        extra = [*setup.SANITIZERS[arguments.sanitize], *setup.SANITIZED]
+        link = [*link, *setup.SANITIZERS[arguments.sanitize]]
     program = build(cxx, arguments.folder / name, extra, link)
     if arguments.build_only:
         print(program)
