@@ -45,6 +45,7 @@ CPU_SOURCES = {
     "cpu/blocks.cpp": [],
     "cpu/costs.cpp": [],
     "cpu/dispatch.cpp": [],
+    "cpu/filter.cpp": [],
     "cpu/histogram.cpp": [],
     "cpu/placing.cpp": [],
     "cpu/range.cpp": [],

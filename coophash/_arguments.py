@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coophash._memory import check_memory
-from coophash._rows import Span, to_bitset
+from coophash._rows import Span, bitset_of, to_bitset
 from coophash.codes import as_numpy, check_codes
 
 
@@ -40,9 +40,7 @@ def span(rows: NDArray[np.uint8], allow: Any) -> Span:
             f"allow must hold row numbers 0 to {rows.shape[0] - 1}, got {array.min()} to "
             f"{array.max()}"
         )
-    mask = np.zeros(rows.shape[0], np.bool_)
-    mask[array] = True
-    return rows, None, 0, to_bitset(mask)
+    return rows, None, 0, bitset_of(array, rows.shape[0])
 
 
 def check_allow(allow: Any) -> NDArray[Any]:

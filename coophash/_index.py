@@ -283,13 +283,11 @@ class HammingIndex:
         """What a search that begins now reads."""
         if allow is None:
             with self._lock:
-                return self._rows.spans(None), self._rows.increasing
+                return self._rows.spans(), self._rows.increasing
         array = check_allow(allow)
         with self._lock:
             if array.dtype == np.bool_:
                 check_mask(array, len(self._rows), "in the index")
                 return self._rows.spans(array), self._rows.increasing
             places = self._rows.locate(array)
-            mask = np.zeros(sum(run.length for run in self._rows.runs), np.bool_)
-            mask[places[places >= 0]] = True
-            return self._rows.spans(mask, places=True), self._rows.increasing
+            return self._rows.spans(places=places[places >= 0]), self._rows.increasing

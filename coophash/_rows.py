@@ -58,6 +58,18 @@ def to_bitset(mask: NDArray[np.bool_]) -> NDArray[np.uint64]:
     return words.astype(np.uint64, copy=False)
 
 
+def bitset_of(rows: NDArray[np.int64], count: int) -> NDArray[np.uint64]:
+    """The same of row numbers 0 to count - 1, in any order, some perhaps more than once."""
+    if rows.size > count // 128:  # setting bits one by one takes longer than packing a mask
+        mask = np.zeros(count, np.bool_)
+        mask[rows] = True
+        return to_bitset(mask)
+    words = np.zeros((count + 63) // 64, "<u8")
+    bits = np.left_shift(np.uint8(1), (rows & 7).astype(np.uint8))
+    np.bitwise_or.at(words.view(np.uint8), rows >> 3, bits)
+    return words.astype(np.uint64, copy=False)
+
+
 def from_bitset(words: NDArray[np.uint64], count: int) -> NDArray[np.bool_]:
     """The inverse of `to_bitset`."""
     octets = words.astype("<u8", copy=False).view(np.uint8)
@@ -188,29 +200,34 @@ class Rows:
         self.removed += places.size
         self._compact()
 
-    def spans(self, allow: NDArray[np.bool_] | None, places: bool = False) -> list[Span]:
+    def spans(
+        self, allow: NDArray[np.bool_] | None = None, places: NDArray[np.int64] | None = None
+    ) -> list[Span]:
         """What the extension searches.
 
         Args:
-            allow: rows that count, bool, by place if `places`, else by order among the rows there
-                are; None for all.
+            allow: rows that count, bool, by order among the rows there are; None for all.
+            places: the places of the rows that count, and perhaps of others that were removed;
+                None for all.
         """
         spans: list[Span] = []
         start = 0
         for run in self.runs:
             alive = run.alive
             if allow is not None:
-                mask = np.zeros(run.length, np.bool_)
-                if places:
-                    mask[:] = allow[start : start + run.length]
-                    mask &= run.alive_mask()
+                mask = allow[start:]
+                if alive is None:
+                    alive = to_bitset(mask[: run.length])
                     start += run.length
                 else:
-                    there = run.alive_mask()
-                    count = int(np.count_nonzero(there))
-                    mask[there] = allow[start : start + count]
-                    start += count
-                alive = to_bitset(mask)
+                    there = np.flatnonzero(run.alive_mask())
+                    alive = bitset_of(there[mask[: there.size]], run.length)
+                    start += there.size
+            elif places is not None:
+                here = places[(places >= start) & (places < start + run.length)] - start
+                some = bitset_of(here, run.length)
+                alive = some if alive is None else some & alive
+                start += run.length
             ids = None if run.ids is None else run.ids[: run.length]
             spans.append((run.codes[: run.length], ids, run.first_id, alive))
         return spans

@@ -12,17 +12,6 @@ std::vector<Piece> cut(const Database& database, int64_t rows) {
   return pieces;
 }
 
-int64_t BlockReader::allowed_rows(const Piece& piece) {
-  int64_t count = 0;
-  for (int64_t word = piece.begin / 64; 64 * word < piece.end; ++word) {
-    uint64_t bits = piece.span->allow[word];
-    if (64 * word < piece.begin) bits &= ~uint64_t{0} << (piece.begin % 64);
-    if (64 * (word + 1) > piece.end) bits &= ~uint64_t{0} >> (64 * (word + 1) - piece.end);
-    count += __builtin_popcountll(bits);
-  }
-  return count;
-}
-
 Plan make_plan(const Database& database, int64_t queries, int64_t bytes_per_query, int threads) {
   constexpr int64_t kBytesPerThread = 64 << 10;  // below this a thread costs more than it saves
   constexpr int64_t kPieceBytes = 1 << 20;       // many pieces a thread, so that all end together

@@ -5,10 +5,10 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <vector>
 
 #include "../hamming.h"
+#include "filter.h"
 #include "kernels.h"
 #include "stop.h"
 
@@ -53,63 +53,83 @@ inline int64_t block_rows(int width) { return std::max(1, 32 / width) * int64_t{
 // Calls visit(block) for the rows of a piece, in order. `largest` is the most rows of a block.
 // After each block the search may be stopped.
 //
-// Where most rows are filtered out, those left are gathered, so that a selective filter makes the
-// scan faster; where most are left, the visitor looks at the filter for each of its few hits.
+// Where so many rows are filtered out that it pays, those left are gathered, and a selective filter
+// makes the scan faster; elsewhere the visitor looks at the filter for each of its few hits.
 class BlockReader {
  public:
   static constexpr double kAlwaysGather = 2;  // for visitors that do not look at the filter
 
-  // gather_below: the share of a piece's rows below which they are gathered.
-  explicit BlockReader(int width, double gather_below = 0.5)
-      : width_(width), gather_below_(gather_below) {}
+  // gather_below: the share of rows below which they are gathered, see costs.h.
+  BlockReader(int width, double gather_below) : width_(width), gather_below_(gather_below) {}
 
   template <class Visit>
   void read(const Piece& piece, int64_t largest, const Visit& visit) {
-    const Span& span = *piece.span;
-    const double rows_here = static_cast<double>(piece.end - piece.begin);
-    if (span.allow && static_cast<double>(allowed_rows(piece)) < gather_below_ * rows_here) {
-      gather(piece, largest, visit);
+    if (!piece.span->allow) {
+      read_all(piece, piece.end, largest, visit);
       return;
     }
-    for (int64_t row = piece.begin; row < piece.end; row += largest) {
-      const int64_t rows = std::min(largest, piece.end - row);
-      visit(Block{span.codes + row * width_, rows, span.ids ? span.ids + row : nullptr,
-                  span.first_id + row, span.allow, row, piece.end - row - rows});
-      stop_.after(rows * width_);
-    }
-  }
-
- private:
-  static int64_t allowed_rows(const Piece& piece);
-
-  template <class Visit>
-  void gather(const Piece& piece, int64_t largest, const Visit& visit) {
-    const Span& span = *piece.span;
-    codes_.resize(static_cast<size_t>(largest * width_));
-    ids_.resize(static_cast<size_t>(largest));
-    int64_t rows = 0;
     const auto flush = [&] {
+      const int64_t rows = std::min(gathered_, largest);
       if (rows) visit(Block{codes_.data(), rows, ids_.data(), 0, nullptr, 0, 0});
       stop_.after(rows * width_);
-      rows = 0;
+      gathered_ -= rows;
+      std::copy_n(codes_.data() + rows * width_, gathered_ * width_, codes_.data());
+      std::copy_n(ids_.data() + rows, gathered_, ids_.data());
     };
-    for (int64_t word = piece.begin / 64; 64 * word < piece.end; ++word) {
-      uint64_t bits = span.allow[word];
-      for (; bits; bits &= bits - 1) {
-        const int64_t row = 64 * word + __builtin_ctzll(bits);
-        if (row < piece.begin || row >= piece.end) continue;
-        std::memcpy(codes_.data() + rows * width_, span.codes + row * width_,
-                    static_cast<size_t>(width_));
-        ids_[static_cast<size_t>(rows)] = span.ids ? span.ids[row] : span.first_id + row;
-        if (++rows == largest) flush();
+    gathered_ = 0;
+    for (Piece some = piece; some.begin < piece.end; some.begin = some.end) {
+      some.end = std::min(piece.end, (some.begin / kStretch + 1) * kStretch);
+      const int64_t allowed = count_allowed(piece.span->allow, some.begin, some.end);
+      const double most = gather_below_ * static_cast<double>(some.end - some.begin);
+      if (allowed == 0) continue;
+      if (static_cast<double>(allowed) < most) {
+        gather(some, largest, flush);
+      } else {
+        flush();  // rows are met in order
+        read_all(some, piece.end, largest, visit);
       }
     }
     flush();
   }
 
+ private:
+  static constexpr int64_t kStretch = 32768;  // rows that are looked at together
+
+  // Rows as they lie; those until `end` follow.
+  template <class Visit>
+  void read_all(const Piece& piece, int64_t end, int64_t largest, const Visit& visit) {
+    const Span& span = *piece.span;
+    for (int64_t row = piece.begin; row < piece.end; row += largest) {
+      const int64_t rows = std::min(largest, piece.end - row);
+      visit(Block{span.codes + row * width_, rows, span.ids ? span.ids + row : nullptr,
+                  span.first_id + row, span.allow, row, end - row - rows});
+      stop_.after(rows * width_);
+    }
+  }
+
+  // Appends the allowed rows of a piece to those gathered; flushes each time there are enough.
+  // There is room for a word of the filter more, so that blocks are full ones.
+  template <class Flush>
+  void gather(const Piece& piece, int64_t largest, const Flush& flush) {
+    const Span& span = *piece.span;
+    const int64_t room = largest + 64;
+    codes_.resize(static_cast<size_t>(room * width_));
+    ids_.resize(static_cast<size_t>(room));
+    for (int64_t row = piece.begin; row < piece.end;) {
+      int64_t* ids = ids_.data() + gathered_;
+      const int64_t rows = list_allowed(span.allow, row, piece.end, room - gathered_, ids);
+      gather_codes(span.codes, width_, ids, rows, codes_.data() + gathered_ * width_);
+      for (int64_t i = 0; i < rows; ++i)
+        ids[i] = span.ids ? span.ids[ids[i]] : span.first_id + ids[i];
+      gathered_ += rows;
+      if (gathered_ >= largest) flush();
+    }
+  }
+
   int width_;
   double gather_below_;
   StopPoints stop_;
+  int64_t gathered_ = 0;
   std::vector<uint8_t> codes_;
   std::vector<int64_t> ids_;
 };

@@ -85,4 +85,11 @@ double flat_ns_per_row(const Kernels& kernels, int width, int64_t queries) {
   return std::max(work, width * kMemoryNsPerByte);
 }
 
+double gather_below(const Kernels& kernels, int width, int64_t queries) {
+  constexpr double kGatherNs = 2.5;  // a row that is listed and copied from afar
+  constexpr double kCopyNsPerByte = 1 / 16.0;
+  const double scan = flat_ns_per_row(kernels, width, queries);
+  return scan / (kGatherNs + kCopyNsPerByte * width + scan);
+}
+
 }  // namespace coophash

@@ -26,6 +26,9 @@ bool slices_pay(const Kernels& kernels, int width, int64_t queries, Path path);
 // same for every k, and not by keeping the best so far.
 bool ranking_pays(const Kernels& kernels, int width, int64_t queries, int64_t rows, int64_t k);
 
+// The share of rows that a filter must leave fewer than for gathering them to pay.
+double gather_below(const Kernels& kernels, int width, int64_t queries);
+
 // Nanoseconds of one thread for `queries` queries over a row, including that the row comes from
 // memory: what a flat search of a large database costs, without the selection.
 double flat_ns_per_row(const Kernels& kernels, int width, int64_t queries);

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "costs.h"
+
 namespace coophash {
 
 std::vector<Part> cut_parts(const Database& database, int64_t count) {
@@ -66,10 +68,11 @@ void place_hits(const Block& block, int64_t first, const Hit* hits, int64_t coun
 
 }  // namespace
 
-void place(const Part& part, int width, const WidthKernels& kernels,
+void place(const Part& part, int width, const Kernels& kernels,
            const std::vector<Target>& targets) {
-  BlockReader reader(width);
-  HitFinder finder(width, kernels);
+  const int64_t queries = static_cast<int64_t>(targets.size());
+  BlockReader reader(width, gather_below(kernels, width, queries));
+  HitFinder finder(width, kernels.for_width(width));
   for (const Piece& piece : part) {
     reader.read(piece, rows_in_cache(width), [&](const Block& block) {
       for (const Target& target : targets) {

@@ -103,8 +103,7 @@ class HitFinder {
 };
 
 // Writes the rows of a part to the places of some queries.
-void place(const Part& part, int width, const WidthKernels& kernels,
-           const std::vector<Target>& targets);
+void place(const Part& part, int width, const Kernels& kernels, const std::vector<Target>& targets);
 
 // Where ids do not grow with the rows: sorts those of each distance.
 //   distances (count,), ascending; ids (count,)

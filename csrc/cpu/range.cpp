@@ -45,7 +45,7 @@ class Task {
   void count(const Part& part, int width, const uint8_t* queries, int radius,
              const Kernels& kernels) {
     const uint8_t* codes = queries + first_ * width;
-    BlockReader reader(width);
+    BlockReader reader(width, gather_below(kernels, width, queries_));
     HitFinder finder(width, kernels.for_width(width));
     std::unique_ptr<SlicedBatch> slices;
     // The hits of slices are resolved one by one, so they must be rare.
@@ -93,7 +93,7 @@ class Task {
       targets.push_back(
           {queries + (first_ + query) * width, radius, counts(query), INT64_MAX / 2, ids});
     }
-    place(part, width, kernels.for_width(width), targets);
+    place(part, width, kernels, targets);
   }
 
  private:

@@ -87,7 +87,7 @@ class Ranking {
       targets.push_back({queries_.codes + query * database_.width, result.radius,
                          places(task, query), result.end, ids(query)});
     }
-    place(grid_.part(task), database_.width, kernels_.for_width(database_.width), targets);
+    place(grid_.part(task), database_.width, kernels_, targets);
   }
 
   // The smallest ids first among rows at one distance.

@@ -21,7 +21,7 @@ class Scan {
       : width_(database.width),
         codes_(queries.codes + first * database.width),
         kernels_(kernels.for_width(database.width)),
-        reader_(database.width),
+        reader_(database.width, gather_below(kernels, database.width, count)),
         hits_(static_cast<size_t>(block_rows(database.width) + kHitSlack)) {
     selectors_.reserve(static_cast<size_t>(count));
     for (int64_t q = 0; q < count; ++q) selectors_.emplace_back(k, width_, database.increasing);
@@ -136,7 +136,8 @@ void topk(const Database& database, const Queries& queries, int64_t k, int threa
   if (k == 0 || queries.count == 0) return;
   int64_t rows = 0;
   for (const Span& span : database.spans) rows += span.rows;
-  if (path == Path::kRank || (path == Path::kAuto && ranking_pays(isa, database.width, queries.count, rows, k))) {
+  if (path == Path::kRank ||
+      (path == Path::kAuto && ranking_pays(isa, database.width, queries.count, rows, k))) {
     rank(database, queries, k, threads, isa, distances, ids);
     return;
   }
