@@ -14,6 +14,7 @@
 #include "../hamming.h"
 #include "blocks.h"
 #include "kernels.h"
+#include "stop.h"
 
 namespace coophash {
 
@@ -80,6 +81,7 @@ class HitFinder {
       // The scan is made for rare hits.
       many = 16 * count > rows;
       visit(row, hits_.data(), count);
+      stop_.after(rows * width_);
     }
   }
 
@@ -97,6 +99,7 @@ class HitFinder {
 
   int width_;
   int64_t step_;
+  StopPoints stop_;
   WidthKernels kernels_;
   std::vector<uint16_t> values_;
   std::vector<Hit> hits_;

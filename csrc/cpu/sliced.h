@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "stop.h"
 
 namespace coophash {
 
@@ -96,6 +97,7 @@ class SlicedBatch {
         leave(slot);
       }
     }
+    stop_.after(active_);
   }
 
  private:
@@ -118,6 +120,7 @@ class SlicedBatch {
   std::vector<int> record_limits_;  // of each slot, the place of a record: may be one from before
   std::vector<uint32_t> order_;     // the query of each slot
   int64_t active_ = 0;
+  StopPoints stop_;
   std::vector<uint32_t> hit_queries_;
   std::vector<uint64_t> hit_rows_;
   std::vector<Hit> hits_;
