@@ -65,8 +65,17 @@ def cross_tools() -> tuple[list[str], list[str]]:
     return [CROSS_COMPILER], [emulator]
 
 
+def up_to_date(target: Path, needs: Path) -> bool:
+    """Whether an object is newer than all that it was made from."""
+    if not (target.exists() and needs.exists()):
+        return False
+    files = needs.read_text().replace("\\\n", " ").split(":", 1)[1].split()
+    newest = max(Path(f).stat().st_mtime if Path(f).exists() else float("inf") for f in files)
+    return target.stat().st_mtime > newest
+
+
 def build(cxx: list[str], folder: Path, extra: list[str], link: list[str]) -> Path:
-    """Compile what is older than its source or any header, and link.
+    """Compile what is older than its sources, and link.
 
     Args:
         cxx: the compiler.
@@ -80,9 +89,6 @@ def build(cxx: list[str], folder: Path, extra: list[str], link: list[str]) -> Pa
     setup = load_setup()
     folder.mkdir(parents=True, exist_ok=True)
     x86 = call([*cxx, "-dumpmachine"]).split("-")[0] in ("x86_64", "amd64")
-    headers = [*(ROOT / "csrc").rglob("*.h"), *(ROOT / "tests" / "csrc").glob("*.h")]
-    common = [*headers, ROOT / "setup.py", Path(__file__)]
-    newest = max(path.stat().st_mtime for path in common)
     sources = {
         ROOT / "csrc" / name: [*flags, *(setup.X86_FLAGS.get(name, []) if x86 else [])]
         for name, flags in setup.CPU_SOURCES.items()
@@ -92,18 +98,14 @@ def build(cxx: list[str], folder: Path, extra: list[str], link: list[str]) -> Pa
 
     def compile_one(source: Path) -> Path:
         target = folder / f"{source.parent.name}_{source.name}.o"
-        # The command is kept beside the object: other flags make it anew.
+        needs = target.with_suffix(".needs")  # what it was made from, as the compiler says
         command = [*cxx, *setup.COMMON, *setup.WARNINGS, *sources[source], *extra]
-        command += ["-c", str(source), "-o", str(target)]
-        kept = target.with_suffix(".command")
-        if (
-            not target.exists()
-            or target.stat().st_mtime < max(newest, source.stat().st_mtime)
-            or not kept.exists()
-            or kept.read_text() != shlex.join(command)
-        ):
-            print(call(command), end="", flush=True)  # warnings
+        command += ["-MMD", "-MF", str(needs), "-c", str(source), "-o", str(target)]
+        kept = target.with_suffix(".command")  # other flags make it anew
+        if not up_to_date(target, needs) or kept.read_text() != shlex.join(command):
             kept.write_text(shlex.join(command))
+            target.unlink(missing_ok=True)
+            print(call(command), end="", flush=True)  # warnings
         return target
 
     with ThreadPoolExecutor(setup.cores()) as pool:
