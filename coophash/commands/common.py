@@ -22,7 +22,7 @@ DataArgument = Annotated[
     Path,
     typer.Argument(
         metavar="DATA",
-        help="Folder of image folders, one per class; or CIFAR-10 binary or MNIST idx files.",
+        help="Folder of image folders, one per class; or CIFAR or MNIST idx files.",
     ),
 ]
 SplitOption = Annotated[
@@ -131,10 +131,13 @@ def model_data(
         ValueError: another shape.
     """
     from coophash.data.cifar10 import find_cifar10
+    from coophash.data.cifar100 import find_cifar100
     from coophash.data.idx import find_mnist
 
     channels, height, width = model.config.image_shape
-    fixed = path.is_dir() and (find_cifar10(path) is not None or find_mnist(path) is not None)
+    fixed = path.is_dir() and any(
+        find(path) is not None for find in (find_cifar10, find_cifar100, find_mnist)
+    )
     if not fixed or fit:
         return read_images(path, split, (height, width), channels, skip_damaged)
     images = read_images(path, split, None)

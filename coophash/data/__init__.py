@@ -1,12 +1,13 @@
 """Labelled images: `ImageSet`, seeded splits and readers for the published layouts.
 
-Nothing here downloads anything or unpickles a file.
+Nothing here downloads anything, and a pickle is read as plain data or not at all.
 """
 
 from __future__ import annotations
 
 from coophash.data.checks import check_images
 from coophash.data.cifar10 import read_cifar10
+from coophash.data.cifar100 import read_cifar100
 from coophash.data.idx import read_idx, read_mnist
 from coophash.data.image_folder import read_image_folder
 from coophash.data.imageset import ImageSet, concatenate
@@ -22,6 +23,7 @@ __all__ = [
     "concatenate",
     "open_dataset",
     "read_cifar10",
+    "read_cifar100",
     "read_idx",
     "read_image_folder",
     "read_mnist",

@@ -1,12 +1,15 @@
-"""CIFAR-10 in its published binary layout (Krizhevsky 2009)."""
+"""CIFAR-10 in both of its published layouts, binary and python (Krizhevsky 2009)."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from coophash.data.cifar_python import read_batch
 from coophash.data.imageset import ImageSet, check_split
 
 CLASS_NAMES = (
@@ -22,30 +25,50 @@ CLASS_NAMES = (
     "truck",
 )
 FOLDER = "cifar-10-batches-bin"
+PYTHON_FOLDER = "cifar-10-batches-py"
 FILES = {
     "train": tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
     "test": ("test_batch.bin",),
 }
-_RECORD = 1 + 3 * 32 * 32  # one label, then the red, green and blue planes, row by row
-_SOURCE = "the published archive is cifar-10-binary.tar.gz"
+_PIXELS = 3 * 32 * 32  # the red, green and blue planes, row by row
+_SOURCE = "the published archives are cifar-10-binary.tar.gz and cifar-10-python.tar.gz"
 
 
 def find_cifar10(path: str | os.PathLike[str]) -> Path | None:
-    """The folder at or in `path` that holds CIFAR-10's binary files, if one does."""
-    for folder in (Path(path), Path(path) / FOLDER):
-        if any((folder / name).is_file() for names in FILES.values() for name in names):
-            return folder
+    """The folder at or in `path` that holds CIFAR-10's files, binary or python, if one does."""
+    found = locate_cifar10(path)
+    return None if found is None else found[0]
+
+
+def locate_cifar10(path: str | os.PathLike[str]) -> tuple[Path, str] | None:
+    """The same folder, with its layout: "binary" (looked for first) or "python"."""
+    root = Path(path)
+    for layout, inner in (("binary", FOLDER), ("python", PYTHON_FOLDER)):
+        for folder in (root, root / inner):
+            if any((folder / name).is_file() for names in files(layout).values() for name in names):
+                return folder, layout
     return None
+
+
+def files(layout: str) -> dict[str, tuple[str, ...]]:
+    """Names of the files of each part in a layout, "binary" or "python"."""
+    if layout == "binary":
+        return FILES
+    return {part: tuple(name.removesuffix(".bin") for name in FILES[part]) for part in FILES}
 
 
 def read_cifar10(
     path: str | os.PathLike[str], split: str = "train", images_per_file: int | None = 10_000
 ) -> ImageSet:
-    """Read `data_batch_1.bin` to `data_batch_5.bin` ("train"), `test_batch.bin` ("test") or all.
+    """Read CIFAR-10, the binary or the python version, whichever is there (binary first).
+
+    The files of the python version are pickles; they are read as plain data, and one that wants to
+    run anything is refused.
 
     Args:
-        path: the folder `cifar-10-batches-bin`, or the one that it is in.
-        split: "train" (50,000 images), "test" (10,000) or "all", train first.
+        path: the folder `cifar-10-batches-bin` or `cifar-10-batches-py`, or the one that it is in.
+        split: "train" (50,000 images: `data_batch_1` to `data_batch_5`), "test" (10,000:
+            `test_batch`) or "all", train first.
         images_per_file: how many images each file must hold, so that a file cut short is noticed;
             None takes any whole number, for small files of one's own in this layout.
 
@@ -54,49 +77,62 @@ def read_cifar10(
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file's size is wrong or a label is not from 0 to 9.
+        ValueError: a file is damaged or no plain data, or a label is not from 0 to 9.
     """
-    wanted = [name for part in check_split(split) for name in FILES[part]]
-    folder = find_cifar10(path)
-    if folder is None:
-        python = any(
-            (Path(path) / sub / "data_batch_1").is_file() for sub in ("", "cifar-10-batches-py")
+    parts = check_split(split)
+    found = locate_cifar10(path)
+    if found is None:
+        raise FileNotFoundError(
+            f"no CIFAR-10 files in {path}: looked for {FILES[parts[0]][0]} and the same without "
+            f".bin, there, in {FOLDER}/ and in {PYTHON_FOLDER}/; {_SOURCE}"
         )
-        reason = (
-            "found the python layout, whose files are pickles and are not read"
-            if python
-            else f"looked for {wanted[0]} there and in {FOLDER}/"
+    folder, layout = found
+    wanted = [folder / name for part in parts for name in files(layout)[part]]
+    classes = len(CLASS_NAMES)
+    if layout == "python":
+        batches = [read_batch(file, "labels", classes, images_per_file, _SOURCE) for file in wanted]
+        images = np.concatenate([pixels for pixels, _ in batches])
+        labels = np.concatenate([of_batch for _, of_batch in batches])
+    else:
+        whole = np.concatenate(
+            [read_records(file, (classes,), images_per_file, _SOURCE) for file in wanted]
         )
-        raise FileNotFoundError(f"no CIFAR-10 binary files in {path}: {reason}; {_SOURCE}")
-    records = [_read_file(folder / name, images_per_file) for name in wanted]
-    whole = np.concatenate(records)
-    return ImageSet(
-        images=whole[:, 1:].reshape(-1, 3, 32, 32),
-        labels=whole[:, 0].astype(np.int64),
-        class_names=CLASS_NAMES,
-        name="CIFAR-10" if split == "all" else f"CIFAR-10 {split}",
-    )
+        images, labels = whole[:, 1:].reshape(-1, 3, 32, 32), whole[:, 0].astype(np.int64)
+    name = "CIFAR-10" if split == "all" else f"CIFAR-10 {split}"
+    return ImageSet(images, labels, CLASS_NAMES, name)
 
 
-def _read_file(path: Path, images: int | None) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+def read_records(
+    path: Path, classes: Sequence[int], images: int | None, source: str
+) -> NDArray[np.uint8]:
+    """The records of a CIFAR binary file: label bytes, then 3 x 32 x 32 pixels, uint8 (N, bytes).
+
+    Args:
+        classes: for each label byte of a record, how many classes there are.
+        images: how many records there must be; None for any number.
+        source: for the messages, where the file comes from.
+    """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: {_SOURCE}")
+        raise FileNotFoundError(f"{path} is missing: {source}")
+    record = len(classes) + _PIXELS
     size = path.stat().st_size
-    if size == 0 or size % _RECORD or (images is not None and size != images * _RECORD):
+    if size == 0 or size % record or (images is not None and size != images * record):
         expected = (
-            f"a multiple of {_RECORD:,}"
+            f"a multiple of {record:,}"
             if images is None
-            else f"{images * _RECORD:,} ({images:,} images)"
+            else f"{images * record:,} ({images:,} images)"
         )
         raise ValueError(
             f"{path} has {size:,} bytes, expected {expected}: it is damaged or of another layout; "
-            f"unpack it again ({_SOURCE})"
+            f"unpack it again ({source})"
         )
-    records = np.fromfile(path, dtype=np.uint8).reshape(-1, _RECORD)
-    wrong = np.flatnonzero(records[:, 0] >= len(CLASS_NAMES))
-    if wrong.size:
-        raise ValueError(
-            f"{path}: image {wrong[0]} has label {records[wrong[0], 0]}, expected 0 to 9: the file "
-            f"is damaged or of another layout; unpack it again ({_SOURCE})"
-        )
+    records = np.fromfile(path, dtype=np.uint8).reshape(-1, record)
+    for column, number in enumerate(classes):
+        wrong = np.flatnonzero(records[:, column] >= number)
+        if wrong.size:
+            raise ValueError(
+                f"{path}: image {wrong[0]} has label {records[wrong[0], column]}, expected 0 to "
+                f"{number - 1}: the file is damaged or of another layout; unpack it again "
+                f"({source})"
+            )
     return records

@@ -7,13 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from coophash.data.cifar10 import find_cifar10, read_cifar10
+from coophash.data.cifar100 import find_cifar100, read_cifar100
 from coophash.data.idx import find_mnist, read_mnist
 from coophash.data.image_folder import find_classes, has_images, natural_order, read_image_folder
 from coophash.data.imageset import ImageSet, check_split, concatenate
 from coophash.data.resize import Size, adapt_images, check_channels, check_size
 
 _LAYOUTS = """
-  - CIFAR-10 binary files: data_batch_1.bin ... and test_batch.bin (or cifar-10-batches-bin/)
+  - CIFAR-10: data_batch_1.bin ... and test_batch.bin (or cifar-10-batches-bin/), or the python
+    version: data_batch_1 ... and test_batch (or cifar-10-batches-py/)
+  - CIFAR-100, the same: train.bin and test.bin, or train and test (or cifar-100-binary/,
+    cifar-100-python/)
   - MNIST idx files: train-images-idx3-ubyte ... and t10k-images-idx3-ubyte ..., plain or .gz
   - an image folder by class: <class>/<image>.png, or train/<class>/... and test/<class>/..."""
 
@@ -29,13 +33,13 @@ def open_dataset(
     """Read labelled images from a folder whose layout is recognised by its files.
 
     Args:
-        path: a folder of CIFAR-10 binary files, of MNIST idx files, or of one folder per class,
-            possibly under `train/` and `test/`.
+        path: a folder of CIFAR-10 or CIFAR-100 files (binary or python version), of MNIST idx
+            files, or of one folder per class, possibly under `train/` and `test/`.
         split: "train", "test" or "all", train first. A class folder without `train/` and `test/`
             is one set: "train" and "all" give all of it, to be parted by `split_indices`.
         image_size: (H, W) or one number that images are brought to: scaled until the shorter side
             fits, the middle cut out. None keeps their size.
-        channels: 1 (grey) or 3 (RGB); None keeps those of CIFAR-10 and MNIST, and is 3 for image
+        channels: 1 (grey) or 3 (RGB); None keeps those of CIFAR and MNIST, and is 3 for image
             folders.
         skip_damaged, progress: for image folders, see `read_image_folder`.
 
@@ -54,6 +58,8 @@ def open_dataset(
         raise FileNotFoundError(f"{root} {what}: give the folder that holds one of{_LAYOUTS}")
     if find_cifar10(root) is not None:
         return adapt_images(read_cifar10(root, split), image_size, channels)
+    if find_cifar100(root) is not None:
+        return adapt_images(read_cifar100(root, split), image_size, channels)
     if find_mnist(root) is not None:
         return adapt_images(read_mnist(root, split), image_size, channels)
 
