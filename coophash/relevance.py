@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from coophash._labels import Labels, check_labels, encode
 from coophash.codes import as_numpy, check_codes
-from coophash.search import hamming_distances, hamming_histogram, hamming_topk
+from coophash.search import hamming_histogram, hamming_topk
 
 # Cells of a block of histograms, and ranks of a block of rankings: some megabytes each.
 _BLOCK_CELLS = 1 << 18
@@ -71,17 +71,10 @@ class Retrieval:
 
         Here an id is the place in the database; k <= items.
         """
-        # For the few nearest of many, selection; else sort: 16-bit integers go stably by radix.
-        select = k <= self.items // 64
-        block = max(1, _BLOCK_RANKS // (k if select else self.items))
+        block = max(1, _BLOCK_RANKS // k)
         for first in range(0, self.queries, block):
             rows = slice(first, min(first + block, self.queries))
-            codes = self.query_codes[rows]
-            if select:
-                _, ids = hamming_topk(self.database_codes, codes, k)
-            else:
-                distances = hamming_distances(codes, self.database_codes).astype(np.uint16)
-                ids = np.argsort(distances, axis=1, kind="stable")[:, :k]
+            _, ids = hamming_topk(self.database_codes, self.query_codes[rows], k)
             yield rows, self.labels.relevant(rows, ids)
 
 
