@@ -5,11 +5,13 @@ Nothing here downloads anything, and a pickle is read as plain data or not at al
 
 from __future__ import annotations
 
+from coophash.data.arrays import load_arrays
 from coophash.data.checks import check_images
 from coophash.data.cifar10 import read_cifar10
 from coophash.data.cifar100 import read_cifar100
 from coophash.data.idx import read_idx, read_mnist
 from coophash.data.image_folder import read_image_folder
+from coophash.data.image_list import ImageList, read_image_list, read_image_lists
 from coophash.data.imageset import ImageSet, concatenate
 from coophash.data.mnist5k import read_mnist5k
 from coophash.data.opening import open_dataset
@@ -17,15 +19,19 @@ from coophash.data.resize import adapt_images
 from coophash.data.split import split_indices
 
 __all__ = [
+    "ImageList",
     "ImageSet",
     "adapt_images",
     "check_images",
     "concatenate",
+    "load_arrays",
     "open_dataset",
     "read_cifar10",
     "read_cifar100",
     "read_idx",
     "read_image_folder",
+    "read_image_list",
+    "read_image_lists",
     "read_mnist",
     "read_mnist5k",
     "split_indices",

@@ -65,7 +65,7 @@ def read_image_folder(
         if name in folders
         for file in _image_files(root / name)
     ]
-    pictures, skipped = _read_all([file for file, _ in files], wanted, channels, progress)
+    pictures, skipped = read_files([file for file, _ in files], wanted, channels, progress)
     if skipped and not skip_damaged:
         file, reason = next(iter(skipped.items()))
         others = f" (and {len(skipped) - 1:,} more)" if len(skipped) > 1 else ""
@@ -132,7 +132,7 @@ def _image_files(folder: Path) -> list[Path]:
     return files
 
 
-def _read_all(
+def read_files(
     files: list[Path],
     size: tuple[int, int] | None,
     channels: int,
