@@ -40,6 +40,7 @@ COMMON = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fvisibility-inl
 WARNINGS = ["-Wall", "-Wextra", "-Wshadow"]
 CPU_SOURCES = {
     "bindings.cpp": [],
+    "bindings_mih.cpp": [],
     "build_info.cpp": [],
     "cpu/bandwidth.cpp": [],
     "cpu/blocks.cpp": [],
@@ -47,7 +48,15 @@ CPU_SOURCES = {
     "cpu/dispatch.cpp": [],
     "cpu/filter.cpp": [],
     "cpu/histogram.cpp": [],
+    "cpu/mih.cpp": [],
+    "cpu/mih_avx2.cpp": [],
+    "cpu/mih_avx512.cpp": [],
+    "cpu/mih_build.cpp": [],
+    "cpu/mih_cost.cpp": [],
+    "cpu/mih_probe.cpp": [],
+    "cpu/mih_walk.cpp": [],
     "cpu/placing.cpp": [],
+    "cpu/radix_sort.cpp": [],
     "cpu/range.cpp": [],
     "cpu/ranking.cpp": [],
     "cpu/stop.cpp": [],
@@ -72,6 +81,8 @@ AVX512_FLAGS = [
 X86_FLAGS = {
     "cpu/avx2.cpp": AVX2_FLAGS,
     "cpu/avx512.cpp": AVX512_FLAGS,
+    "cpu/mih_avx2.cpp": AVX2_FLAGS,
+    "cpu/mih_avx512.cpp": AVX512_FLAGS,
     "cpu/sliced_avx2.cpp": AVX2_FLAGS,
     "cpu/sliced_avx512.cpp": AVX512_FLAGS,
 }
@@ -234,7 +245,7 @@ class Build(build_ext):
         if platform.machine().lower() in ("x86_64", "amd64"):
             flags += X86_FLAGS.get(name, [])
         includes = [f"-I{self.folder}"]
-        if name == "bindings.cpp":
+        if name.startswith("bindings"):
             includes += self.system
             flags += ["-Wno-attributes"]
         if self.sanitizer:

@@ -1,33 +1,16 @@
 // The Python module coophash._C. Arrays are checked here for type, layout and size; everything that
 // a user can get wrong is checked with a proper message in coophash/, before.
 
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
+#include "bindings.h"
 
 #include <pthread.h>
 
-#include <exception>
-#include <optional>
-#include <stdexcept>
-
 #include "build_info.h"
 #include "cpu/costs.h"
-#include "cpu/stop.h"
 #include "cuda/device.h"
-#include "hamming.h"
-
-namespace py = pybind11;
 
 namespace coophash {
 namespace {
-
-template <class T>
-using Array = py::array_t<T, py::array::c_style>;
-
-void require(bool condition, const char* what) {
-  if (!condition) throw std::invalid_argument(what);
-}
 
 // Python runs signal handlers in its main thread alone. In a forked child that is the one that
 // forked.
@@ -37,58 +20,6 @@ void remember_main_thread() {
   const py::object thread = py::module_::import("threading").attr("main_thread")();
   main_thread = thread.attr("ident").cast<unsigned long>();
   pthread_atfork(nullptr, nullptr, [] { main_thread = PyThread_get_thread_ident(); });
-}
-
-// Runs a search with the GIL released. Where Python can be interrupted, so can the search: a signal
-// handler runs within 50 ms or so, and if it raises, as that of Ctrl-C does, the search ends.
-template <class Search>
-void without_gil(const Search& search) {
-  const bool on_main_thread = PyThread_get_thread_ident() == main_thread;
-  bool raised = false;
-  std::exception_ptr error;
-  PyThreadState* const state = PyEval_SaveThread();
-  try {
-    if (on_main_thread) {
-      const StopScope scope([&raised, state] {
-        PyEval_RestoreThread(state);
-        raised = PyErr_CheckSignals() != 0;
-        PyEval_SaveThread();
-        return raised;
-      });
-      search();
-    } else {
-      search();
-    }
-  } catch (...) {
-    error = std::current_exception();
-  }
-  PyEval_RestoreThread(state);
-  if (raised) throw py::error_already_set();
-  if (error) std::rethrow_exception(error);
-}
-
-// (codes, ids or None, first_id, allow or None); `keep` holds the arrays while the scan runs.
-using SpanTuple = std::tuple<Array<uint8_t>, std::optional<Array<int64_t>>, int64_t,
-                             std::optional<Array<uint64_t>>>;
-
-Database to_database(const std::vector<SpanTuple>& spans, int width, bool increasing) {
-  require(width >= 1 && width <= kMaxWidth, "width must be 1 to 512 bytes");
-  Database database{{}, width, increasing};
-  for (const auto& [codes, ids, first_id, allow] : spans) {
-    require(codes.ndim() == 2 && codes.shape(1) == width, "codes must be (rows, width)");
-    const int64_t rows = codes.shape(0);
-    require(!ids || (ids->ndim() == 1 && ids->size() == rows), "ids must be (rows,)");
-    require(!allow || (allow->ndim() == 1 && allow->size() == (rows + 63) / 64),
-            "allow must be (ceil(rows / 64),)");
-    database.spans.push_back({codes.data(), ids ? ids->data() : nullptr,
-                              allow ? allow->data() : nullptr, rows, first_id});
-  }
-  return database;
-}
-
-Queries to_queries(const Array<uint8_t>& queries, int width) {
-  require(queries.ndim() == 2 && queries.shape(1) == width, "queries must be (count, width)");
-  return {queries.data(), queries.shape(0)};
 }
 
 Path to_path(const std::string& name) {
@@ -258,6 +189,9 @@ void py_cuda_topk(uintptr_t codes, int64_t rows, int width, int64_t first_id, ui
 }
 
 }  // namespace
+
+bool on_main_thread() { return PyThread_get_thread_ident() == main_thread; }
+
 }  // namespace coophash
 
 PYBIND11_MODULE(_C, m) {
@@ -296,6 +230,7 @@ PYBIND11_MODULE(_C, m) {
       },
       py::arg("words").noconvert(), py::arg("threads"),
       "The XOR of all words: how long it takes is how fast memory is.");
+  bind_multi_index(m);
   m.def("cuda_status", &cuda_status, "'' if a CUDA device can be used, or why none can.");
   m.def("cuda_devices", &py_cuda_devices);
   m.def("cuda_topk_workspace", &cuda_topk_workspace, py::arg("rows"), py::arg("width"),

@@ -98,6 +98,51 @@ struct RangeResult {
 RangeResult range(const Database& database, const Queries& queries, int radius, int threads,
                   const Kernels& kernels);
 
+// Multi-index hashing (Norouzi, Punjani, Fleet 2014): tables by substrings of the codes, so that a
+// search looks at those codes alone that agree with the query in most of some substring. The results
+// are those of the flat search, bit for bit: it stops when what was not seen is proven to be
+// farther, and takes the flat search where that would cost more.
+//
+// A MultiIndex holds tables over the rows at places first .. last - 1 of a database, where the place
+// of a row is its number counted over all spans. It never changes, and holds neither ids nor filters
+// nor anything of the spans that it was built from: those are given to each search, which must have
+// the same codes and ids at these places. Rows that the filter of the build leaves out must be left
+// out by the filter of each search too.
+class MultiIndex;
+
+// first and last: the begin or end of a span, or a multiple of 64 rows from its begin; last - first
+// < 2^32. bits: length of a code. substrings: how many, -1 to choose; tables are not built, and the
+// index holds nothing, where they cannot pay.
+std::shared_ptr<const MultiIndex> build_multi_index(const Database& database, int64_t first,
+                                                    int64_t last, int bits, int substrings,
+                                                    int threads, const Kernels& kernels);
+
+struct MultiIndexInfo {
+  int64_t bytes;
+  int64_t rows;                 // in its tables; 0 if it holds nothing
+  int64_t groups;               // different codes
+  std::vector<int> substrings;  // bits of each; none: different codes are compared one by one
+};
+MultiIndexInfo describe(const MultiIndex& index);
+
+// What a search did.
+struct MultiSearchCounts {
+  int64_t queries;
+  int64_t flat;      // queries that were answered by the flat search
+  int64_t buckets;   // looked up
+  int64_t compared;  // codes in them
+};
+
+// As topk and range. indexes: for parts of the database that do not overlap, in order of place; what
+// they do not cover is searched flat. `scale` is by how much a query may cost more than a flat
+// search before it is given to one: 1, or infinity for never and 0 for always, for tests.
+void topk(const Database& database, const std::vector<const MultiIndex*>& indexes,
+          const Queries& queries, int64_t k, int threads, const Kernels& kernels, double scale,
+          int32_t* distances, int64_t* ids, MultiSearchCounts& counts);
+RangeResult range(const Database& database, const std::vector<const MultiIndex*>& indexes,
+                  const Queries& queries, int radius, int threads, const Kernels& kernels,
+                  double scale, MultiSearchCounts& counts);
+
 // Labels that say which rows are relevant to which query, in one of two forms; the other is null.
 // Those of a row are found by its id: ids must be 0 .. rows - 1.
 struct Relevance {
