@@ -18,7 +18,7 @@ struct Costs {
   double wide_byte;    // a byte of a code there
   double row;          // a row of a group
 };
-constexpr Costs kCosts = {25, 35, 0.05, 8, 0.1, 2};
+constexpr Costs kCosts = {10, 18, 0.06, 8, 0.1, 2};
 
 double binomial(int n, int k) {
   double value = 1;

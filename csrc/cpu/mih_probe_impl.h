@@ -10,7 +10,7 @@
 namespace coophash {
 namespace {
 
-// Fetches whole buckets, so far ahead that some 4 KiB are under way: buckets lie anywhere in memory,
+// Fetches whole buckets, so far ahead that some 8 KiB are under way: buckets lie anywhere in memory,
 // where the hardware's own prefetch does not look.
 class Fetcher {
  public:
@@ -30,7 +30,7 @@ class Fetcher {
   }
 
  private:
-  static constexpr int64_t kAhead = 4096, kMostBuckets = 32;
+  static constexpr int64_t kAhead = 8192, kMostBuckets = 64;
 
   int64_t size_of(int64_t bucket) const { return int64_t{buckets_[bucket].length} * bytes_ + 63; }
 
