@@ -85,6 +85,8 @@ class Rows:
         self.next_id = 0  # above every id ever given
         self.increasing = True  # ids grow from row to row, over all runs
         self.removed = 0  # rows marked as removed
+        self.removals = 0  # rows ever removed, dropped ones among them
+        self.moved: list[int] = []  # for each time that rows were dropped: the first place affected
         self.retired = np.empty(0, np.int64)  # sorted ids whose rows are gone for good
         self._sorted: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
 
@@ -198,6 +200,7 @@ class Rows:
                 np.bitwise_and.at(alive, local // 64, ~bits)
                 self.runs[i] = run._replace(alive=alive)
         self.removed += places.size
+        self.removals += places.size
         self._compact()
 
     def spans(
@@ -284,6 +287,7 @@ class Rows:
         ids = run.all_ids()
         self.retired = np.union1d(self.retired, ids[~alive])
         self.runs.pop()
+        self.moved.append(sum(kept.length for kept in self.runs))
         if dead < run.length:
             codes = run.codes[: run.length][alive]
             self.runs.append(Run(codes, ids[alive], 0, run.length - dead, None, False))

@@ -231,7 +231,7 @@ class TestSetup:
         assert "-march=native" not in text and "-ffast-math" not in text
         for source, flags in setup_py.CPU_SOURCES.items():
             assert not [flag for flag in flags if flag.startswith("-m")], source
-        names = ("avx2", "avx512", "sliced_avx2", "sliced_avx512")
+        names = ("avx2", "avx512", "mih_avx2", "mih_avx512", "sliced_avx2", "sliced_avx512")
         assert set(setup_py.X86_FLAGS) == {f"cpu/{name}.cpp" for name in names}
 
     def test_every_source_is_built(self, setup_py):
@@ -243,8 +243,21 @@ class TestSetup:
         }
         assert built == there
 
-    @pytest.mark.parametrize("source", ["serial", "avx2", "avx512", "sliced_avx2", "sliced_avx512"])
-    def test_sources_of_instruction_sets_share_no_inline_function(self, setup_py, tmp_path, source):
+    @pytest.mark.parametrize(
+        ("source", "function"),
+        [
+            ("serial", "serial_kernels"),
+            ("avx2", "avx2_kernels"),
+            ("avx512", "avx512_kernels"),
+            ("sliced_avx2", "avx2_sliced"),
+            ("sliced_avx512", "avx512_sliced"),
+            ("mih_avx2", "probe_avx2"),
+            ("mih_avx512", "probe_avx512"),
+        ],
+    )
+    def test_sources_of_instruction_sets_share_no_inline_function(
+        self, setup_py, tmp_path, source, function
+    ):
         # The linker keeps one copy of an inline function: it might be one that not every
         # processor can run.
         cxx, nm = shutil.which("c++"), shutil.which("nm")
@@ -257,9 +270,7 @@ class TestSetup:
         subprocess.run(command, check=True)
         listing = subprocess.run([nm, str(out)], capture_output=True, text=True, check=True).stdout
         symbols = {line.split()[-1]: line.split()[-2] for line in listing.splitlines()}
-        isa = source.removeprefix("sliced_")
-        public = f"{isa}_slicedEi" if source != isa else f"{isa}_kernelsEv"
-        assert [name for name, kind in symbols.items() if kind == "T"] == [
-            f"_ZN8coophash{len(public[:-2])}{public}"
-        ]
+        public = [name for name, kind in symbols.items() if kind == "T"]
+        assert len(public) == 1
+        assert public[0].startswith(f"_ZN8coophash{len(function)}{function}E")
         assert not [name for name, kind in symbols.items() if kind in "VWu"]
