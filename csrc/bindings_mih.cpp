@@ -57,20 +57,29 @@ py::tuple py_topk(const std::vector<Handle*>& handles, const std::vector<SpanTup
   return py::make_tuple(distances, ids, to_tuple(counts));
 }
 
+// `admit` is called with the number of results before there is memory for them, and may raise.
 py::tuple py_range(const std::vector<Handle*>& handles, const std::vector<SpanTuple>& spans,
                    int width, bool increasing, const Array<uint8_t>& codes, int radius,
-                   int threads, const std::string& isa, double scale) {
+                   int threads, const std::string& isa, double scale, const py::function& admit) {
   const Database database = to_database(spans, width, increasing);
   const Queries queries = to_queries(codes, width);
   const Kernels& chosen = kernels(isa);
   const std::vector<const MultiIndex*> indexes = pointers(handles);
-  RangeResult found;
+  std::unique_ptr<MultiRangeSearch> search;
   MultiSearchCounts counts;
   without_gil([&] {
-    found = range(database, indexes, queries, radius, threads, chosen, scale, counts);
+    search = std::make_unique<MultiRangeSearch>(database, indexes, queries, radius, threads,
+                                                chosen, scale, counts);
   });
-  return py::make_tuple(own(std::move(found.limits)), own(std::move(found.distances)),
-                        own(std::move(found.ids)), to_tuple(counts));
+  const int64_t hits = search->limits().back();
+  admit(hits);
+  Array<int64_t> limits(static_cast<py::ssize_t>(search->limits().size()), search->limits().data());
+  Array<int32_t> distances(hits);
+  Array<int64_t> ids(hits);
+  int32_t* out_distances = distances.mutable_data();
+  int64_t* out_ids = ids.mutable_data();
+  without_gil([&] { search->fill(out_distances, out_ids); });
+  return py::make_tuple(limits, distances, ids, to_tuple(counts));
 }
 
 py::dict info(const Handle& handle) {
@@ -96,7 +105,7 @@ void bind_multi_index(py::module_& m) {
         py::arg("isa"), py::arg("scale"));
   m.def("multi_range", &py_range, py::arg("indexes"), py::arg("spans"), py::arg("width"),
         py::arg("increasing"), py::arg("queries").noconvert(), py::arg("radius"),
-        py::arg("threads"), py::arg("isa"), py::arg("scale"));
+        py::arg("threads"), py::arg("isa"), py::arg("scale"), py::arg("admit"));
 }
 
 }  // namespace coophash

@@ -133,15 +133,26 @@ struct MultiSearchCounts {
   int64_t compared;  // codes in them
 };
 
-// As topk and range. indexes: for parts of the database that do not overlap, in order of place; what
-// they do not cover is searched flat. `scale` is by how much a query may cost more than a flat
-// search before it is given to one: 1, or infinity for never and 0 for always, for tests.
+// As topk and RangeSearch. indexes: for parts of the database that do not overlap, in order of
+// place; what they do not cover is searched flat. `scale` is by how much a query may cost more than
+// a flat search before it is given to one: 1, or infinity for never and 0 for always, for tests.
 void topk(const Database& database, const std::vector<const MultiIndex*>& indexes,
           const Queries& queries, int64_t k, int threads, const Kernels& kernels, double scale,
           int32_t* distances, int64_t* ids, MultiSearchCounts& counts);
-RangeResult range(const Database& database, const std::vector<const MultiIndex*>& indexes,
-                  const Queries& queries, int radius, int threads, const Kernels& kernels,
-                  double scale, MultiSearchCounts& counts);
+
+class MultiRangeSearch {
+ public:
+  MultiRangeSearch(const Database& database, const std::vector<const MultiIndex*>& indexes,
+                   const Queries& queries, int radius, int threads, const Kernels& kernels,
+                   double scale, MultiSearchCounts& counts);
+  ~MultiRangeSearch();
+  const std::vector<int64_t>& limits() const;
+  void fill(int32_t* distances, int64_t* ids);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
 
 // Labels that say which rows are relevant to which query, in one of two forms; the other is null.
 // Those of a row are found by its id: ids must be 0 .. rows - 1.

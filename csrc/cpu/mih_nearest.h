@@ -5,14 +5,16 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 namespace coophash {
 
 struct Found {
   int32_t distance;
-  int32_t index;  // which multi-index, or -1: key is an id
-  uint64_t key;   // a rank, or a narrow code whose rank is not known yet
+  int16_t index;  // which multi-index, or -1: key is the id of a row
+  bool is_rank;   // else key is a narrow code, whose rank was not needed yet
+  uint64_t key;
 };
 
 class Nearest {
@@ -51,12 +53,12 @@ class Nearest {
     return cut_;
   }
 
-  // All that is within the cut, by distance.
-  std::vector<Found>& take() {
+  // All that is within the cut, by distance, handed over.
+  std::vector<Found> take() {
     drop();
     std::sort(found_.begin(), found_.end(),
               [](const Found& a, const Found& b) { return a.distance < b.distance; });
-    return found_;
+    return std::move(found_);
   }
 
  private:

@@ -264,70 +264,20 @@ void Walker::push(size_t number, uint32_t distance, uint64_t key, bool is_rank) 
   int64_t rows = 1;
   if (counts_rows(index)) {
     if (!is_rank) key = static_cast<uint64_t>(index.rank_of(key));
+    is_rank = true;
     const int64_t begin = index.group_begin(static_cast<int64_t>(key));
     const int64_t end = index.group_end(static_cast<int64_t>(key));
     rows = std::min(k_, end - begin);
     if (places_.filtered()) {
       rows = 0;
       int64_t row = begin;
-      for (; rows < k_ && (row = next_row(index, row, end)) < end; ++row) ++rows;
+      for (; rows < k_ && (row = next_row(places_, index, row, end)) < end; ++row) ++rows;
       spent_ += rows_ns(static_cast<double>(row - begin));
       if (rows == 0) return;
     }
   }
-  nearest_->push({static_cast<int32_t>(distance), static_cast<int32_t>(number), key}, rows);
-}
-
-// The first of row .. end - 1 that is allowed, or end.
-int64_t Walker::next_row(const MultiIndex& index, int64_t row, int64_t end) const {
-  while (row < end && !places_.allows(index.first + index.rows[row])) ++row;
-  return row;
-}
-
-void Walker::rows_of(Nearest& nearest, std::vector<Entry>& rows) const {
-  struct Cursor {  // rows of a group from smaller to larger ids
-    int64_t id;
-    const MultiIndex* index;
-    int64_t row, end;
-  };
-  const auto later = [](const Cursor& a, const Cursor& b) { return a.id > b.id; };
-  const std::vector<Found>& found = nearest.take();
-  std::vector<Cursor> heap;
-  const auto enter = [&](Cursor cursor) {
-    if (cursor.index) {
-      cursor.row = next_row(*cursor.index, cursor.row, cursor.end);
-      if (cursor.row == cursor.end) return false;
-      cursor.id = places_.id(cursor.index->first + cursor.index->rows[cursor.row]);
-    }
-    heap.push_back(cursor);
-    return true;
-  };
-  rows.clear();
-  const auto full = [&] { return static_cast<int64_t>(rows.size()) >= k_; };
-  for (size_t i = 0; i < found.size() && !full();) {
-    const int32_t distance = found[i].distance;
-    heap.clear();
-    for (; i < found.size() && found[i].distance == distance; ++i) {
-      if (found[i].index < 0) {
-        enter({static_cast<int64_t>(found[i].key), nullptr, 0, 0});
-        continue;
-      }
-      const MultiIndex& index = *indexes_[static_cast<size_t>(found[i].index)];
-      const bool is_rank = !index.codes.empty() || counts_rows(index);
-      const int64_t rank =
-          is_rank ? static_cast<int64_t>(found[i].key) : index.rank_of(found[i].key);
-      enter({0, &index, index.group_begin(rank), index.group_end(rank)});
-    }
-    std::make_heap(heap.begin(), heap.end(), later);
-    while (!heap.empty() && !full()) {
-      std::pop_heap(heap.begin(), heap.end(), later);
-      Cursor cursor = heap.back();
-      heap.pop_back();
-      rows.push_back({cursor.id, distance});
-      ++cursor.row;
-      if (cursor.index && enter(cursor)) std::push_heap(heap.begin(), heap.end(), later);
-    }
-  }
+  nearest_->push({static_cast<int32_t>(distance), static_cast<int16_t>(number), is_rank, key},
+                 rows);
 }
 
 }  // namespace coophash

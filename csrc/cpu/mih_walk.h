@@ -13,46 +13,9 @@
 #include "mih_layout.h"
 #include "mih_nearest.h"
 #include "mih_probe.h"
-#include "selector.h"
+#include "mih_rows.h"
 
 namespace coophash {
-
-// Rows of a database by place: the place of a row is its number, counted over all spans.
-class Places {
- public:
-  explicit Places(const Database& database) : spans_(&database.spans) {
-    int64_t place = 0;
-    for (const Span& span : database.spans) {
-      begin_.push_back(place);
-      place += span.rows;
-      filtered_ = filtered_ || span.allow;
-    }
-  }
-  bool filtered() const { return filtered_; }
-  bool allows(int64_t place) const {
-    const size_t i = span_of(place);
-    const uint64_t* allow = (*spans_)[i].allow;
-    const int64_t row = place - begin_[i];
-    return !allow || (allow[row / 64] >> (row % 64) & 1);
-  }
-  int64_t id(int64_t place) const {
-    const size_t i = span_of(place);
-    const Span& span = (*spans_)[i];
-    const int64_t row = place - begin_[i];
-    return span.ids ? span.ids[row] : span.first_id + row;
-  }
-
- private:
-  size_t span_of(int64_t place) const {
-    size_t i = begin_.size() - 1;
-    while (place < begin_[i]) --i;
-    return i;
-  }
-
-  const std::vector<Span>* spans_;
-  std::vector<int64_t> begin_;
-  bool filtered_ = false;
-};
 
 // Searches query after query; one for each thread.
 class Walker {
@@ -63,9 +26,6 @@ class Walker {
   // Adds to `nearest` what all indexes hold within its cut. False if finishing would cost more than
   // `budget`, in nanoseconds: then `nearest` is of no use. k: how many rows are asked for.
   bool walk(const uint8_t* query, int64_t k, double budget, Nearest& nearest);
-
-  // The rows of what was found, by (distance, id), up to k of them. Follows walk.
-  void rows_of(Nearest& nearest, std::vector<Entry>& rows) const;
 
   int64_t probes() const { return probes_; }      // buckets looked at
   int64_t compared() const { return compared_; }  // codes
@@ -83,7 +43,6 @@ class Walker {
   bool met_before(const MultiIndex& index, const uint8_t* code, size_t table) const;
   bool counts_rows(const MultiIndex& index) const;
   void push(size_t number, uint32_t distance, uint64_t key, bool is_rank);
-  int64_t next_row(const MultiIndex& index, int64_t row, int64_t end) const;
 
   const std::vector<const MultiIndex*>& indexes_;
   const Places& places_;
