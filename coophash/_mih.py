@@ -228,4 +228,3 @@ class MultiIndex:
             levels.append(Level(at, until, native, *state))
         self._builds += 1
         self._levels = tuple(levels)
-

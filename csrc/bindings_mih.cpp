@@ -59,8 +59,8 @@ py::tuple py_topk(const std::vector<Handle*>& handles, const std::vector<SpanTup
 
 // `admit` is called with the number of results before there is memory for them, and may raise.
 py::tuple py_range(const std::vector<Handle*>& handles, const std::vector<SpanTuple>& spans,
-                   int width, bool increasing, const Array<uint8_t>& codes, int radius,
-                   int threads, const std::string& isa, double scale, const py::function& admit) {
+                   int width, bool increasing, const Array<uint8_t>& codes, int radius, int threads,
+                   const std::string& isa, double scale, const py::function& admit) {
   const Database database = to_database(spans, width, increasing);
   const Queries queries = to_queries(codes, width);
   const Kernels& chosen = kernels(isa);
@@ -68,8 +68,8 @@ py::tuple py_range(const std::vector<Handle*>& handles, const std::vector<SpanTu
   std::unique_ptr<MultiRangeSearch> search;
   MultiSearchCounts counts;
   without_gil([&] {
-    search = std::make_unique<MultiRangeSearch>(database, indexes, queries, radius, threads,
-                                                chosen, scale, counts);
+    search = std::make_unique<MultiRangeSearch>(database, indexes, queries, radius, threads, chosen,
+                                                scale, counts);
   });
   const int64_t hits = search->limits().back();
   admit(hits);

@@ -99,15 +99,15 @@ RangeResult range(const Database& database, const Queries& queries, int radius, 
                   const Kernels& kernels);
 
 // Multi-index hashing (Norouzi, Punjani, Fleet 2014): tables by substrings of the codes, so that a
-// search looks at those codes alone that agree with the query in most of some substring. The results
-// are those of the flat search, bit for bit: it stops when what was not seen is proven to be
-// farther, and takes the flat search where that would cost more.
+// search looks at those codes alone that agree with the query in most of some substring. The
+// results are those of the flat search, bit for bit: it stops when what was not seen is proven to
+// be farther, and takes the flat search where that would cost more.
 //
-// A MultiIndex holds tables over the rows at places first .. last - 1 of a database, where the place
-// of a row is its number counted over all spans. It never changes, and holds neither ids nor filters
-// nor anything of the spans that it was built from: those are given to each search, which must have
-// the same codes and ids at these places. Rows that the filter of the build leaves out must be left
-// out by the filter of each search too.
+// A MultiIndex holds tables over the rows at places first .. last - 1 of a database, where the
+// place of a row is its number counted over all spans. It never changes, and holds neither ids nor
+// filters nor anything of the spans that it was built from: those are given to each search, which
+// must have the same codes and ids at these places. Rows that the filter of the build leaves out
+// must be left out by the filter of each search too.
 class MultiIndex;
 
 // first and last: the begin or end of a span, or a multiple of 64 rows from its begin; last - first

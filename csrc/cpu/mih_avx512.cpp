@@ -15,7 +15,8 @@ int64_t probe_avx512(const uint8_t* entries, int entry_bytes, const Bucket* buck
   // Byte b of lane i is byte i * entry_bytes + b of what was loaded, if b < entry_bytes, else 0.
   const __m512i byte = _mm512_set1_epi64(0x0706050403020100);
   const __m512i lane = _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7);
-  const __m512i start = _mm512_mullo_epi64(lane, _mm512_set1_epi64(0x0101010101010101 * entry_bytes));
+  const __m512i start =
+      _mm512_mullo_epi64(lane, _mm512_set1_epi64(0x0101010101010101 * entry_bytes));
   const __m512i spread = _mm512_add_epi8(start, byte);
   const __mmask64 kept =
       _mm512_cmplt_epi8_mask(byte, _mm512_set1_epi8(static_cast<char>(entry_bytes)));

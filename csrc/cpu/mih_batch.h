@@ -1,4 +1,5 @@
-// A batch of queries: which are searched by multi-index hashing, and which are left to a flat search.
+// A batch of queries: which are searched by multi-index hashing, and which are left to a flat
+// search.
 
 #ifndef COOPHASH_CPU_MIH_BATCH_H_
 #define COOPHASH_CPU_MIH_BATCH_H_

@@ -20,9 +20,8 @@ constexpr int64_t kStretch = 1 << 16;  // rows of a task; a multiple of 64
 // Calls body(begin, end) for stretches of 0 .. count - 1, in parallel.
 template <class Body>
 void in_stretches(int64_t count, int threads, const Body& body) {
-  parallel_for((count + kStretch - 1) / kStretch, threads, [&](int64_t i) {
-    body(i * kStretch, std::min(count, (i + 1) * kStretch));
-  });
+  parallel_for((count + kStretch - 1) / kStretch, threads,
+               [&](int64_t i) { body(i * kStretch, std::min(count, (i + 1) * kStretch)); });
 }
 
 // 64 bits that depend on every byte, for codes that are longer: equal codes meet in a sort by it.
@@ -63,8 +62,8 @@ class Source {
     std::vector<Part> tasks;
     for (const Part& part : parts_) {
       for (int64_t begin = part.begin; begin < part.end; begin += kStretch) {
-        tasks.push_back({part.span, part.place, begin, std::min(part.end, begin + kStretch),
-                         part.first});
+        tasks.push_back(
+            {part.span, part.place, begin, std::min(part.end, begin + kStretch), part.first});
       }
     }
     std::vector<int64_t> places(tasks.size() + 1, 0);

@@ -33,8 +33,8 @@ double entry_ns(int width, int entry_bytes) {
   return kCosts.wide_entry + kCosts.wide_byte * width;
 }
 
-// The substrings from the highest bits down, the longer ones first. Bits left over at the bottom are
-// in none of them: a table need not see every bit.
+// The substrings from the highest bits down, the longer ones first. Bits left over at the bottom
+// are in none of them: a table need not see every bit.
 std::vector<Substring> split(int bits, int count, int longest) {
   const int covered = std::min(bits, count * longest);
   std::vector<Substring> parts;
@@ -58,8 +58,8 @@ double predict(const std::vector<Substring>& parts, double groups, int bits, int
       if (a > length) return sum;  // all codes were seen
       const int rest = width <= kNarrow ? (bits - length + 7) / 8 : 4;
       const double buckets = binomial(length, a);
-      sum += buckets * (bucket_ns(length) +
-                        groups * std::exp2(-length) * entry_ns(width, std::max(1, rest)));
+      sum += buckets *
+             (bucket_ns(length) + groups * std::exp2(-length) * entry_ns(width, std::max(1, rest)));
     }
   }
   return sum;
@@ -100,9 +100,9 @@ std::vector<Substring> choose_substrings(int64_t groups, int64_t rows, int bits,
   const int width = (bits + 7) / 8;
   if (bits > kMostTableBits) return {};
 
-  // Two kinds of query: one to which the tenth nearest is as far as among random codes, and one with
-  // near neighbours, as learned codes have. Neither costs more than looking at all groups, so that a
-  // kind that is hopeless has no say.
+  // Two kinds of query: one to which the tenth nearest is as far as among random codes, and one
+  // with near neighbours, as learned codes have. Neither costs more than looking at all groups, so
+  // that a kind that is hopeless has no say.
   const double all = count * flat_ns_per_row(kernels, width, 1);
   const int far = uniform_radius(rows, bits), near = std::min(far, bits / 8);
   std::vector<Substring> best;
@@ -162,7 +162,8 @@ double flat_query_ns(const Database& database, int64_t queries, int threads,
     if (span.allow && words) {
       const int64_t stride = std::max<int64_t>(1, words / kSample);
       int64_t set = 0, seen = 0;
-      for (int64_t i = 0; i < words; i += stride, ++seen) set += __builtin_popcountll(span.allow[i]);
+      for (int64_t i = 0; i < words; i += stride, ++seen)
+        set += __builtin_popcountll(span.allow[i]);
       share = std::min(1.0, static_cast<double>(set) / (64.0 * static_cast<double>(seen)));
       ns += rows / 64 * kFilterWord;
     }

@@ -22,7 +22,7 @@
 
 namespace coophash {
 
-inline constexpr int kNarrow = 8;             // bytes of a code that is one word
+inline constexpr int kNarrow = 8;              // bytes of a code that is one word
 inline constexpr int kMostSubstringBits = 24;  // 64 MiB of offsets
 inline constexpr int kMostSubstrings = 16;
 inline constexpr int kMostTableBits = 512;  // wider codes are not given tables
@@ -81,7 +81,7 @@ class MultiIndex {
  public:
   int bits;
   int width;
-  int64_t first;             // places of the database that it covers: first .. last - 1
+  int64_t first;  // places of the database that it covers: first .. last - 1
   int64_t last;
   int64_t groups = 0;
   std::vector<Table> tables;  // none: few groups, or tables do not pay; then `codes` is scanned

@@ -41,8 +41,8 @@ class Nearest {
     }
   }
 
-  // Where the k-th distance is likely to lie in the end, if a share seen[d] of what is at distance d
-  // was met so far.
+  // Where the k-th distance is likely to lie in the end, if a share seen[d] of what is at distance
+  // d was met so far.
   int likely_cut(const std::vector<double>& seen) const {
     double rows = 0;
     for (int d = 0; d < cut_; ++d) {

@@ -23,8 +23,8 @@ struct ProbeHit {
 
 // Entries at distance < limit from the query in buckets 0 .. count - 1, in order. Returns their
 // number.
-//   entries of entry_bytes (1 to 8) each, with kSlack bytes that can be read behind the last; query:
-//   in the form of an entry; hits has room for all entries of these buckets.
+//   entries of entry_bytes (1 to 8) each, with kSlack bytes that can be read behind the last;
+//   query: in the form of an entry; hits has room for all entries of these buckets.
 // Buckets count .. known - 1 come in the next call: they are fetched ahead.
 using ProbeFn = int64_t (*)(const uint8_t* entries, int entry_bytes, const Bucket* buckets,
                             int64_t count, int64_t known, uint64_t query, int limit,

@@ -10,8 +10,8 @@
 namespace coophash {
 namespace {
 
-// Fetches whole buckets, so far ahead that some 8 KiB are under way: buckets lie anywhere in memory,
-// where the hardware's own prefetch does not look.
+// Fetches whole buckets, so far ahead that some 8 KiB are under way: buckets lie anywhere in
+// memory, where the hardware's own prefetch does not look.
 class Fetcher {
  public:
   Fetcher(const uint8_t* entries, int entry_bytes, const Bucket* buckets, int64_t known)

@@ -124,12 +124,11 @@ void MultiRangeSearch::fill(int32_t* distances, int64_t* ids) {
       const size_t tables = found.size();
       for (int64_t r = s.rest.search->limits()[i]; r < s.rest.search->limits()[i + 1]; ++r) {
         const size_t at = static_cast<size_t>(r);
-        found.push_back(
-            {s.rest.distances[at], -1, true, static_cast<uint64_t>(s.rest.ids[at])});
+        found.push_back({s.rest.distances[at], -1, true, static_cast<uint64_t>(s.rest.ids[at])});
       }
-      std::inplace_merge(
-          found.begin(), found.begin() + static_cast<std::ptrdiff_t>(tables), found.end(),
-          [](const Found& a, const Found& b) { return a.distance < b.distance; });
+      std::inplace_merge(found.begin(), found.begin() + static_cast<std::ptrdiff_t>(tables),
+                         found.end(),
+                         [](const Found& a, const Found& b) { return a.distance < b.distance; });
     }
     list_rows(s.indexes, s.places, found, std::numeric_limits<int64_t>::max(), rows);
     int64_t at = s.limits[q];

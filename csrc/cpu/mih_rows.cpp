@@ -15,8 +15,7 @@ struct Cursor {
 Cursor begin_of(const Indexes& indexes, const Found& found) {
   if (found.index < 0) return {static_cast<int64_t>(found.key), nullptr, 0, 1};
   const MultiIndex& index = *indexes[static_cast<size_t>(found.index)];
-  const int64_t rank =
-      found.is_rank ? static_cast<int64_t>(found.key) : index.rank_of(found.key);
+  const int64_t rank = found.is_rank ? static_cast<int64_t>(found.key) : index.rank_of(found.key);
   return {0, &index, index.group_begin(rank), index.group_end(rank)};
 }
 

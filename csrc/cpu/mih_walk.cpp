@@ -136,7 +136,8 @@ void Walker::probe(size_t number, size_t table, int radius) {
       for (; offsets[value + 1] - begin > kPart; begin += kPart) {
         buckets_.push_back({begin, static_cast<uint32_t>(kPart), value});
       }
-      if (begin < offsets[value + 1]) buckets_.push_back({begin, offsets[value + 1] - begin, value});
+      if (begin < offsets[value + 1])
+        buckets_.push_back({begin, offsets[value + 1] - begin, value});
     }
     flush(number, table, radius, static_cast<int64_t>(buckets_.size()));
   }
