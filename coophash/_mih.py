@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from coophash import _native
+from coophash import _memory, _native
 from coophash._rows import Rows, Span
 
 MIN_ROWS = 1 << 16  # fewer are searched flat in some microseconds
@@ -212,6 +212,7 @@ class MultiIndex:
             if end - levels[-1].begin > MAX_ROWS:
                 break
             begin = levels.pop().begin
+        _check_memory(end - begin)
         for at in range(begin, end, MAX_ROWS):
             until = min(end, at + MAX_ROWS)
             native = _native.library().multi_build(
@@ -228,3 +229,14 @@ class MultiIndex:
             levels.append(Level(at, until, native, *state))
         self._builds += 1
         self._levels = tuple(levels)
+
+
+def _check_memory(rows: int) -> None:
+    """Refuse to build what there is no memory for, before the system ends the process."""
+    size = 48 * rows  # codes and row numbers being sorted, and the tables
+    available = _memory.available_memory()
+    if available is not None and size > max(available, 1 << 20):
+        raise MemoryError(
+            f"building the tables of {rows:,} codes takes up to {size / 1e9:.2g} GB and this "
+            f'machine has {available / 1e9:.2g} GB free: use method="flat"'
+        )

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 import coophash as ch
-from coophash import _native
+from coophash import _memory, _native
 from coophash._mih import Snapshot
 
 ISAS = [name for name, missing in _native.build_info()["isas"].items() if not missing]
@@ -122,7 +122,7 @@ CASES = {
 ANY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-@settings(ANY, max_examples=300)
+@settings(ANY, max_examples=200)
 @given(**CASES)
 def test_any_case_equals_the_flat_search(**case):
     """About 15 searches of some queries each: several thousand comparisons in all."""
@@ -483,12 +483,19 @@ def test_repr_and_nbytes_tell_the_memory_a_code():
     assert f"({index.nbytes / len(codes):.1f} bytes a code)" in repr(index)
 
 
-def test_range_search_asks_before_it_takes_memory(monkeypatch):
+def test_memory_is_asked_for_before_it_is_taken(monkeypatch):
     _, index = pair(16, substrings=2)
-    index.add(np.zeros((5000, 2), np.uint8))
-    monkeypatch.setattr("os.sysconf", lambda name: 1000)  # a machine of one megabyte
-    with pytest.raises(MemoryError, match="the 100,000 codes within radius 0 of 20 queries"):
-        index.range_search(np.zeros((20, 2), np.uint8), 0)
+    index.add(np.zeros((10_000, 2), np.uint8))
+    queries = np.zeros((20, 2), np.uint8)
+    assert index.range_search(queries, 0)[0][-1] == 200_000
+    monkeypatch.setattr(_memory, "available_memory", lambda: 2_000_000)
+    with pytest.raises(MemoryError, match="the 200,000 codes within radius 0 of 20 queries take"):
+        index.range_search(queries, 0)
+    assert index.range_search(queries[:9], 0)[0][-1] == 90_000
+    index.add(np.zeros((90_000, 2), np.uint8))
+    with pytest.raises(MemoryError, match='tables of 99,968 codes takes.*method="flat"'):
+        index.search(queries, 1)
+    assert index._tables.stats()["builds"] == 1
 
 
 def test_tables_must_end_at_a_word_of_the_filter():

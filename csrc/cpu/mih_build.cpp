@@ -10,6 +10,7 @@
 #include "mih_cost.h"
 #include "mih_layout.h"
 #include "radix_sort.h"
+#include "stop.h"
 #include "threads.h"
 
 namespace coophash {
@@ -152,11 +153,14 @@ void fill(Table& table, int64_t groups, const Value& value_of, const Write& writ
   table.entries = Buffer<uint8_t>(groups * table.entry_bytes + kSlack);
   uint32_t* offsets = table.offsets.data();
   std::fill(offsets, offsets + values + 1, 0u);
+  StopPoints stop;
   for (int64_t rank = 0; rank < groups; ++rank) ++offsets[value_of(rank)];
+  stop.after(groups);
   uint32_t sum = 0;
   for (int64_t v = 0; v <= values; ++v) sum += std::exchange(offsets[v], sum);
   // While entries are written an offset moves from the begin of its bucket to the end ...
   for (int64_t rank = 0; rank < groups; ++rank) {
+    if (rank % kStretch == 0) stop.after(kStretch);
     write(rank, table.entries.data() + int64_t{offsets[value_of(rank)]++} * table.entry_bytes);
   }
   // ... which is the begin of the next.

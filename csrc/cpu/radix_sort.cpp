@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "stop.h"
 #include "threads.h"
 
 namespace coophash {
@@ -29,6 +30,7 @@ void radix_sort(Buffer<uint64_t>& keys, Buffer<uint32_t>& rows, int bits, int th
   for (int shift = 0; shift < bits; shift += kDigit) {
     std::fill(places.begin(), places.end(), 0);
     parallel_for(parts, threads, [&](int64_t part) {
+      StopPoints().after(1);
       int64_t* count = places.data() + part * kDigits;
       const int64_t end = begin_of(part + 1);
       for (int64_t i = begin_of(part); i < end; ++i) ++count[keys[i] >> shift & (kDigits - 1)];
@@ -44,6 +46,7 @@ void radix_sort(Buffer<uint64_t>& keys, Buffer<uint32_t>& rows, int bits, int th
     }
     if (alike) continue;
     parallel_for(parts, threads, [&](int64_t part) {
+      StopPoints().after(1);
       int64_t* to = places.data() + part * kDigits;
       const int64_t end = begin_of(part + 1);
       for (int64_t i = begin_of(part); i < end; ++i) {
