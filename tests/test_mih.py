@@ -493,7 +493,7 @@ def test_memory_is_asked_for_before_it_is_taken(monkeypatch):
         index.range_search(queries, 0)
     assert index.range_search(queries[:9], 0)[0][-1] == 90_000
     index.add(np.zeros((90_000, 2), np.uint8))
-    with pytest.raises(MemoryError, match='tables of 99,968 codes takes.*method="flat"'):
+    with pytest.raises(MemoryError, match=r'tables of 99,968 codes takes.*method="flat"'):
         index.search(queries, 1)
     assert index._tables.stats()["builds"] == 1
 
