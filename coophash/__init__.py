@@ -30,7 +30,7 @@ _NAMES = {
 }
 # What needs more than the base install: name -> (module that tells, extra that brings it)
 _NEEDS = dict.fromkeys(("CoopHash", "fit", "load", "langevin", "losses"), ("torch", "train"))
-_MODULES = ("codes", "data", "kernels", "losses", "metrics", "search")
+_MODULES = ("codes", "data", "kernels", "losses", "metrics", "protocols", "search")
 
 # Written out, so that type checkers see it; a test holds it against the tables above.
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "losses",
     "metrics",
     "pack",
+    "protocols",
     "read_faiss",
     "search",
     "unpack",
@@ -74,7 +75,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from coophash import codes, data, kernels, losses, metrics, search
+    from coophash import codes, data, kernels, losses, metrics, protocols, search
     from coophash.checkpoints import load
     from coophash.codes import pack, unpack
     from coophash.coop import CoopHash

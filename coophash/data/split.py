@@ -1,4 +1,4 @@
-"""Seeded, stratified, disjoint splits."""
+"""Seeded, disjoint splits: in proportion to the classes, or a number of items of each class."""
 
 from __future__ import annotations
 
@@ -85,6 +85,54 @@ def split_indices(
         result[name] = random.permutation(chosen).astype(np.int64)
         left -= take
     return result
+
+
+def split_per_class(
+    labels: ArrayLike, sizes: Mapping[str, int | None], seed: int
+) -> dict[str, NDArray[np.int64]]:
+    """Split labelled items into disjoint parts with the same number of items of every class.
+
+    The rule of DeepHash-pytorch's CIFAR-10 loader: class after class, in the order of their
+    numbers, the items are permuted and the parts take theirs one after the other. After
+    `numpy.random.seed(seed)`, which it does not call, that loader draws exactly this split.
+
+    Args:
+        labels: integers, (N,).
+        sizes: how many items of each class every part gets, by name; None, for the last part at
+            most, means all that are left, of however many each class has.
+        seed: the same seed gives the same split, on every machine and NumPy version.
+
+    Returns:
+        For each name its indices, int64, by class, at random within each class.
+
+    Raises:
+        ValueError: a class has too few items, or a wrong argument.
+    """
+    values = np.asarray(labels)
+    if values.ndim != 1 or values.size == 0 or values.dtype.kind not in "iu":
+        raise ValueError(f"labels must be integers (N,), N > 0, got {values.dtype} {values.shape}")
+    for place, (name, size) in enumerate(sizes.items()):
+        last = place == len(sizes) - 1
+        if not (size is None and last) and (
+            isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 0
+        ):
+            raise ValueError(f"sizes[{name!r}] must be an integer >= 0, got {size!r}")
+    needed = sum(size or 0 for size in sizes.values())
+    random = np.random.RandomState(seed)  # its stream is frozen (NEP 19)
+    pieces: dict[str, list[NDArray[np.int64]]] = {name: [] for name in sizes}
+    for label in np.unique(values):
+        items = np.flatnonzero(values == label)
+        if len(items) < needed:
+            raise ValueError(
+                f"class {label} has {len(items):,} items, {needed:,} are asked for: {dict(sizes)}"
+            )
+        items = items[random.permutation(len(items))]
+        start = 0
+        for name, size in sizes.items():
+            end = len(items) if size is None else start + int(size)
+            pieces[name].append(items[start:end].astype(np.int64))
+            start = end
+    return {name: np.concatenate(parts) for name, parts in pieces.items()}
 
 
 def _resolve_sizes(sizes: Mapping[str, int | None], items: int) -> dict[str, int]:
