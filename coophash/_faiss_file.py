@@ -21,6 +21,18 @@ from coophash.codes import MAX_BITS
 FLAT = b"IBxF"
 ID_MAPS = (b"IBMp", b"IBM2")
 
+_OTHER_KINDS = {
+    b"IBwF": "IndexBinaryIVF",
+    b"IBHf": "IndexBinaryHNSW",
+    b"IBHc": "IndexBinaryHNSWCagra",
+    b"IBHh": "IndexBinaryHash",
+    b"IBHm": "IndexBinaryMultiHash",
+    b"IBFf": "IndexBinaryFromFloat",
+    b"IxF2": "IndexFlatL2, real vectors",
+    b"IxFI": "IndexFlatIP, real vectors",
+    b"IxHe": "IndexLSH, real vectors",
+}
+
 _HEADER = struct.Struct("<4siiq?i")
 _LENGTH = struct.Struct("<Q")
 FLAT_HEADER_BYTES = _HEADER.size + _LENGTH.size
@@ -69,10 +81,15 @@ def read_layout(path: Path) -> Layout:
         mapped = kind in ID_MAPS
         if mapped:
             inner = _read_header(file, path)
-            if inner != (FLAT, width, rows):
+            if inner[0] != FLAT:
                 raise ValueError(
-                    f"{path} is an IndexBinaryIDMap of a {_name(inner[0])} with {inner[2]} codes: "
-                    f"only a flat one with the same {rows} codes can be read"
+                    f"{path} is an IndexBinaryIDMap of {_name(inner[0])}: only one of an "
+                    "IndexBinaryFlat can be read"
+                )
+            if inner[1:] != (width, rows):
+                raise ValueError(
+                    f"{path} is damaged: an IndexBinaryIDMap of {rows} codes of {width} bytes on "
+                    f"an IndexBinaryFlat of {inner[2]} codes of {inner[1]} bytes"
                 )
         elif kind != FLAT:
             raise ValueError(
@@ -136,4 +153,6 @@ def _read_length(file: BinaryIO, path: Path, expected: int, what: str) -> None:
 
 def _name(kind: bytes) -> str:
     text = kind.decode("ascii", "replace")
+    if kind in _OTHER_KINDS:
+        return f"{text!r} ({_OTHER_KINDS[kind]})"
     return f"{text!r}" if text.isprintable() else f"the bytes {kind.hex()}"
