@@ -8,6 +8,9 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PROMISES = {
+    "deephash_pytorch_evaluation.py": "epoch:4 bit:16 MAP:0.9",
+    "orthohash_evaluation.py": "mean over the orders of ties: 0.",
+    "pytorch_loop.py": "classes [6, 6, 6, 6, 6]",
     "search_codes.py": "nearest: [0, 1, 2] at distance [2, 2, 2]",
     "sample_energy.py": "share in the right bump: 0.5",
 }

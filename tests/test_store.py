@@ -237,7 +237,7 @@ def test_a_damaged_faiss_file(tmp_path):
         with pytest.raises(ValueError, match="file is damaged"):
             ch.read_faiss(tmp_path / "file")
     (tmp_path / "file").write_bytes(b"IxF2" + good[4:])
-    with pytest.raises(ValueError, match="'IxF2', which is no binary flat index"):
+    with pytest.raises(ValueError, match=r"'IxF2' .* is no binary flat index"):
         ch.read_faiss(tmp_path / "file")
     negative = bytearray(good)
     negative[-1] = 0x80
