@@ -84,6 +84,19 @@ def evaluate_sets(
     Raises:
         ValueError: different numbers of bits or class names, or a set without labels.
     """
+    check_comparable(queries, database)
+    return evaluate_codes(
+        queries.codes, database.codes, queries.labels, database.labels,
+        bits=queries.bits, radius=radius, k=k,
+    )  # fmt: skip
+
+
+def check_comparable(queries: EncodedSet, database: EncodedSet) -> None:
+    """Raise unless two encoded sets have labels and mean the same by their bits and labels.
+
+    Raises:
+        ValueError: different numbers of bits or class names, or a set without labels.
+    """
     if queries.bits != database.bits:
         raise ValueError(
             f"queries have {queries.bits} bits and the database {database.bits}: encode both with "
@@ -99,10 +112,6 @@ def evaluate_sets(
             f"queries and database have different classes, {_few(queries)} and {_few(database)}: "
             "label 0 of one is not label 0 of the other"
         )
-    return evaluate_codes(
-        queries.codes, database.codes, queries.labels, database.labels,
-        bits=queries.bits, radius=radius, k=k,
-    )  # fmt: skip
 
 
 def _few(encoded: EncodedSet) -> str:

@@ -83,7 +83,10 @@ _NAMED = {
         _lists("nuswide-81", "nuswide_81_m", 5_000, "The size of the database is not published."),
         _lists("coco", "coco", 5_000, "The size of the database is not published."),
         _lists("imagenet-100", "imagenet", 1_000, "The size of the database is not published."),
-        _lists("mirflickr", "mirflickr", None),
+        _lists(
+            "mirflickr", "mirflickr", None,
+            "19 queries have no label: nothing is relevant to them, and they count 0.",
+        ),
     )
 }  # fmt: skip
 # DeepHash-pytorch's own names of those that are called otherwise here.

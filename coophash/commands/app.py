@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from coophash.cli import INTERRUPTED, USER_ERRORS, debugging, describe, fail
-from coophash.commands import demo, doctor, encode, evaluate, index, search, train
+from coophash.commands import data, demo, doctor, encode, evaluate, index, search, train
 
 
 class _Group(TyperGroup):
@@ -50,6 +50,7 @@ def make_app() -> typer.Typer:
         doctor.doctor,
     ):  # fmt: skip
         app.command()(command)
+    app.add_typer(data.app, name="data")
     return app
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 
 from coophash.commands.common import SeedOption, console, new_table
@@ -31,6 +33,12 @@ def evaluate(
     seed: SeedOption = 0,
     k: Annotated[int | None, typer.Option("-k", min=1, help="Also score the first k.")] = None,
     radius: Annotated[int, typer.Option(min=0, help="Hamming radius of the precision.")] = 2,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Split and score by a protocol that `coophash data list` names."
+        ),
+    ] = None,
     json_: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the scores here as well.")
     ] = None,
@@ -41,6 +49,14 @@ def evaluate(
 
     if json_ is not None:
         check_writable(json_)
+    if protocol is not None:
+        if query_count is not None or k is not None:
+            raise ValueError("--protocol fixes the queries and k: leave --query-count and -k out")
+        record = _by_protocol(protocol, seed, codes, queries, database, radius)
+        _show(record)
+        if json_ is not None:
+            json_.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        return
     split: dict[str, object] = {}
     if codes is not None and queries is None and database is None:
         if query_count is None:
@@ -75,6 +91,74 @@ def evaluate(
     if json_ is not None:
         record = {**scores.as_dict(), **split}
         json_.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _by_protocol(
+    name: str,
+    seed: int,
+    codes: Path | None,
+    queries: Path | None,
+    database: Path | None,
+    radius: int,
+) -> dict[str, Any]:
+    """The record of codes of a whole set, which the protocol splits, or of its two parts."""
+    from coophash import protocols
+    from coophash.encoded import EncodedSet
+    from coophash.evaluation import check_comparable
+
+    protocol = replace(protocols.get(name), seed=seed)
+    if codes is not None and queries is None and database is None:
+        whole = EncodedSet.load(codes)
+        if whole.labels is None:
+            raise ValueError("the codes have no labels; scores need the class of every item")
+        order = np.argsort(whole.ids)
+        if not np.array_equal(whole.ids[order], np.arange(len(whole))):
+            raise ValueError(
+                f"{name} splits a whole set by the number of each item, and the ids of {codes} are "
+                f"not 0 to {len(whole) - 1}: encode the whole set with `coophash encode`"
+            )
+        whole = whole.subset(order)
+        labels = whole.labels
+        assert labels is not None
+        split = protocol.split(labels)
+        asked, searched = whole.subset(split.query), whole.subset(split.database)
+    elif codes is None and queries is not None and database is not None:
+        split, asked, searched = None, EncodedSet.load(queries), EncodedSet.load(database)
+    else:
+        raise ValueError(
+            "--protocol takes CODES.npz of the whole set, or --queries Q.npz with --database D.npz"
+        )
+    check_comparable(asked, searched)
+    return protocol.evaluate(
+        asked.codes, searched.codes, asked.labels, searched.labels,
+        split=split, bits=asked.bits, radius=radius,
+    )  # fmt: skip
+
+
+def _show(record: dict[str, Any]) -> None:
+    table = new_table(
+        "score", "value",
+        title=f"{record['protocol']} ({record['protocol_hash']}), {record['bits']} bits",
+    )  # fmt: skip
+    cut = "" if record["k"] is None else f"@{record['k']:,}"
+    table.add_row("queries, database", f"{record['queries']:,}, {record['database']:,}")
+    table.add_row(f"mAP{cut}, ties: {record['ties']}", f"{record['map']:.4f}")
+    table.add_row(
+        f"mAP{cut}, worst and best order", f"{record['map_worst']:.4f} to {record['map_best']:.4f}"
+    )
+    if record["k"] is not None:
+        table.add_row("mAP of all ranks", f"{record['map_all']:.4f}")
+        table.add_row(f"precision{cut}", f"{record['precision_at_k']:.4f}")
+    table.add_row(
+        f"precision within radius {record['radius']}", f"{record['precision_at_radius']:.4f}"
+    )
+    if record["queries_without_relevant"]:
+        table.add_row(
+            f"queries with nothing relevant (count {record['empty']})",
+            f"{record['queries_without_relevant']:,}",
+        )
+    table.add_row("split", record["split_hash"] or "not told")
+    console.print(table)
 
 
 def _split(encoded: EncodedSet, count: int, seed: int) -> tuple[EncodedSet, EncodedSet]:

@@ -6,6 +6,7 @@ Nothing here downloads anything, and a pickle is read as plain data or not at al
 from __future__ import annotations
 
 from coophash.data.arrays import load_arrays
+from coophash.data.check import check_dataset
 from coophash.data.checks import check_images
 from coophash.data.cifar10 import read_cifar10
 from coophash.data.cifar100 import read_cifar100
@@ -22,6 +23,7 @@ __all__ = [
     "ImageList",
     "ImageSet",
     "adapt_images",
+    "check_dataset",
     "check_images",
     "concatenate",
     "load_arrays",

@@ -111,6 +111,15 @@ def read_mnist(path: str | os.PathLike[str], split: str = "train") -> ImageSet:
     return concatenate(sets, title) if len(sets) > 1 else sets[0]
 
 
+def missing_files(folder: Path, part: str) -> list[str]:
+    """Names of the files of a part, "train" or "test", that are not in the folder."""
+    return [
+        f"{_PREFIX[part]}-{kind}-idx{dimensions}-ubyte (or .gz)"
+        for kind, dimensions in (("images", 3), ("labels", 1))
+        if _find_file(folder, part, kind) is None
+    ]
+
+
 def _find_file(folder: Path, part: str, kind: str) -> Path | None:
     dimensions = 3 if kind == "images" else 1
     for joint in ("-", "."):

@@ -48,27 +48,27 @@ class KnownSet:
     note: str = ""
 
 
-_LISTS = "test.txt, train.txt, database.txt, and the images that they name"
-_CIFAR = "{0}-binary.tar.gz or {0}-python.tar.gz, unpacked"
+_LISTS = "list files and images"
+_CIFAR = "binary or python files"
 
 KNOWN = {
     known.name: known
     for known in (
         KnownSet(
             name="cifar10", title="CIFAR-10", layout="cifar10", classes=10,
-            expects=_CIFAR.format("cifar-10"),
+            expects=_CIFAR,
             parts={"train": 50_000, "test": 10_000}, image_shape=(3, 32, 32),
             per_class={"train": 5_000, "test": 1_000},
         ),
         KnownSet(
             name="cifar100", title="CIFAR-100", layout="cifar100", classes=100,
-            expects=_CIFAR.format("cifar-100"),
+            expects=_CIFAR,
             parts={"train": 50_000, "test": 10_000}, image_shape=(3, 32, 32),
             per_class={"train": 500, "test": 100},
         ),
         KnownSet(
             name="mnist", title="MNIST", layout="mnist", classes=10,
-            expects="the four idx files, plain or .gz",
+            expects="idx files, plain or .gz",
             parts={"train": 60_000, "test": 10_000}, image_shape=(1, 28, 28),
             per_class={
                 "train": (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),
@@ -76,7 +76,7 @@ KNOWN = {
             },
         ),
         KnownSet(
-            name="nuswide_21", title="NUS-WIDE, 21 most frequent concepts", layout="lists",
+            name="nuswide_21", title="NUS-WIDE, 21 labels", layout="lists",
             expects=_LISTS, classes=21, multi_label=True, train_in_database=True,
             parts={"query": 2_100, "train": 10_500, "database": 193_734},
             list_ids={
@@ -86,7 +86,7 @@ KNOWN = {
             },
         ),
         KnownSet(
-            name="nuswide_21_m", title="NUS-WIDE, 21 concepts, files *_m.jpg", layout="lists",
+            name="nuswide_21_m", title="NUS-WIDE, 21 (*_m.jpg)", layout="lists",
             expects=_LISTS, classes=21, multi_label=True,
             parts={"query": 2_100, "train": 10_500, "database": None},
             list_ids={
@@ -96,7 +96,7 @@ KNOWN = {
             },
         ),
         KnownSet(
-            name="nuswide_81_m", title="NUS-WIDE, all 81 concepts", layout="lists",
+            name="nuswide_81_m", title="NUS-WIDE, 81 (*_m.jpg)", layout="lists",
             expects=_LISTS, classes=81, multi_label=True,
             parts={"query": 5_000, "train": 10_000, "database": None},
             list_ids={
@@ -136,7 +136,6 @@ KNOWN = {
                 "train": "0fbdee0a66d8fa03e69a9d153133a9c45e1c9201",
                 "database": "05c46e607982c26a4a1135770148f0868e100b60",
             },
-            note="some images have no label: relevant to nothing",
         ),
         KnownSet(
             name="voc2012", title="PASCAL VOC 2012", layout="lists",
@@ -149,7 +148,7 @@ KNOWN = {
             },
         ),
         KnownSet(
-            name="lists", title="any set given by list files", layout="lists",
+            name="lists", title="any other", layout="lists",
             expects=_LISTS, classes=None, multi_label=True,
             parts={"query": None, "train": None, "database": None},
         ),
