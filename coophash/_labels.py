@@ -6,7 +6,7 @@ they share one. Classes become small numbers, labels become bits of 16-bit words
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,10 @@ from coophash.codes import as_numpy
 
 _NOTHING = -1  # the class of a query that no item is relevant to
 _WORD = 16
+# Set bits of every 16-bit word.
+_BITS_SET = np.unpackbits(
+    np.arange(1 << _WORD, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1
+).sum(axis=1, dtype=np.uint16)
 
 
 @dataclass(frozen=True)
@@ -25,10 +29,13 @@ class Labels:
     Attributes:
         database: int32 (N,) classes; or uint16 (words, N), 16 labels to a word.
         queries: int32 (Q,) classes, -1 where nothing is relevant; or uint16 (Q, words).
+        grades: 2 where only relevance counts; else one more than the labels that a query and an
+            item can have in common.
     """
 
     database: NDArray[Any]
     queries: NDArray[Any]
+    grades: int = 2
 
     @property
     def single(self) -> bool:
@@ -37,7 +44,7 @@ class Labels:
 
     def of_queries(self, rows: slice) -> Labels:
         """The same for some of the queries."""
-        return Labels(self.database, np.ascontiguousarray(self.queries[rows]))
+        return replace(self, queries=np.ascontiguousarray(self.queries[rows]))
 
     def relevant(self, query: slice, items: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of `items` (B, k), a row for each query of the slice, are relevant: bool (B, k)."""
@@ -49,10 +56,29 @@ class Labels:
             shared |= theirs[items] & ours[:, word, None]
         return np.asarray(shared != 0)
 
-    def native(self) -> tuple[Any, Any]:
-        """What coophash._C.histogram takes: (classes or None, labels or None)."""
+    def shared(self, query: slice, items: NDArray[np.int64]) -> NDArray[np.uint16]:
+        """How many labels `items` (B, k), a row for each query of the slice, share with it."""
+        if self.single:
+            return self.relevant(query, items).astype(np.uint16)
+        count = np.zeros(items.shape, np.uint16)
+        for word, theirs in enumerate(self.database):
+            count += _BITS_SET[theirs[items] & self.queries[query, word, None]]
+        return count
+
+    def graded(self) -> Labels:
+        """The same, the number of shared labels told apart."""
+        if self.single or not self.queries.size:
+            return self
+        most = min(
+            int(_BITS_SET[self.queries].sum(axis=1).max()),
+            int(sum(_BITS_SET[word].astype(np.int64) for word in self.database).max(initial=0)),
+        )
+        return replace(self, grades=max(2, most + 1))
+
+    def native(self) -> tuple[Any, Any, int]:
+        """What coophash._C.histogram takes: (classes or None, labels or None, grades)."""
         both = self.database, self.queries
-        return (both, None) if self.single else (None, both)
+        return (both, None, 2) if self.single else (None, both, self.grades)
 
 
 def check_relevance(relevance: Any, items: int, queries: int) -> Labels:
@@ -140,7 +166,7 @@ def _one_hot(database: NDArray[np.bool_], queries: NDArray[np.bool_]) -> Labels:
         rows, columns = np.nonzero(labels)
         found[rows] = columns
         sides.append(found)
-    return Labels(*sides)
+    return Labels(sides[0], sides[1])
 
 
 def _most_labels(labels: NDArray[np.bool_]) -> int:

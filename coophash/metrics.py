@@ -18,9 +18,23 @@ classes, integers (N,), where relevant means the same class; or multi-hot, zeros
 where relevant means at least one class shared. NumPy arrays, torch tensors and anything with DLPack
 are accepted; results are floats and NumPy arrays. Memory does not grow with queries x database.
 
-A query whose value is 0/0 (nothing relevant in the database, nothing within the radius) counts 0
-under `empty="zero"`, as DeepHash-pytorch and OrthoHash have it, and is left out under
-`empty="skip"`, as UCCH and HashGAN have it.
+What all of them take besides:
+
+`empty`
+    a query whose value is 0/0 (nothing relevant in the database, nothing within the radius) counts
+    0 under "zero", as DeepHash-pytorch and OrthoHash have it, and is left out under "skip", as UCCH
+    and HashGAN have it.
+`exclude`
+    where queries are items of the database and must not find themselves: integers (Q,), for each
+    query its row of the database, from 0; -1 for a query that is not in it.
+`threads`
+    how many to use; None for all cores. No value depends on it.
+`per_query`
+    return the value of each query, float64 (Q,), not their mean, for tests of significance and the
+    like. Where it is 0/0 there stands 0 or, under `empty="skip"`, NaN.
+
+`evaluate` gives several metrics from one pass. `coophash.metrics_torch` has them as a torchmetrics
+class.
 
 Errors are the same throughout: TypeError and ValueError naming the argument, what came and what was
 expected; ValueError also where `empty="skip"` leaves no query at all.
@@ -28,41 +42,43 @@ expected; ValueError also where `empty="skip"` leaves no query at all.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, get_args, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coophash import ties as _ties
-from coophash.codes import check_bits, check_codes
-from coophash.relevance import Retrieval, check_retrieval
-
-Ties = Literal["average", "stable", "best", "worst"]
-Empty = Literal["zero", "skip"]
-Divisor = Literal["relevant", "hits"]
-Mean = Literal["macro", "micro"]
+from coophash import _measures
+from coophash._metrics_named import evaluate
+from coophash._metrics_radius import (
+    PrecisionRecallCurve,
+    precision_at_radius,
+    precision_recall_curve,
+    radius_aware_map,
+)
+from coophash._options import (
+    Divisor,
+    Empty,
+    Gain,
+    Graded,
+    Ties,
+    check_choice,
+    check_k,
+    need_k,
+)
+from coophash.relevance import check_retrieval
 
 __all__ = [
     "PrecisionRecallCurve",
     "average_precision",
+    "evaluate",
     "mean_average_precision",
+    "ndcg",
     "precision_at_k",
     "precision_at_radius",
     "precision_recall_curve",
+    "radius_aware_map",
+    "recall_at_k",
 ]
-
-
-class PrecisionRecallCurve(NamedTuple):
-    """Precision and recall of everything within each radius.
-
-    Attributes:
-        precision, recall: float64, (bits + 1,).
-        radius: int64, (bits + 1,): 0 to bits.
-    """
-
-    precision: NDArray[np.float64]
-    recall: NDArray[np.float64]
-    radius: NDArray[np.int64]
 
 
 def mean_average_precision(
@@ -74,6 +90,9 @@ def mean_average_precision(
     ties: Ties = "average",
     empty: Empty = "zero",
     divisor: Divisor = "relevant",
+    *,
+    exclude: Any = None,
+    threads: int | None = None,
 ) -> float:
     """Mean over the queries of the average precision at k (mAP@k), from 0 to 1.
 
@@ -89,12 +108,14 @@ def mean_average_precision(
             OrthoHash and UCCH divide, which can reward finding fewer; a query that finds none
             counts 0. Under `ties="average"` both are exact, "hits" over the hypergeometric number
             of hits. The same without k.
+        exclude, threads: see the top of this module.
     """
-    _check_choice("empty", empty, Empty)
+    check_choice("empty", empty, Empty)
     values = average_precision(
-        query_codes, database_codes, query_labels, database_labels, k, ties, divisor
-    )
-    return _mean(values, empty, "has a relevant item in the database")
+        query_codes, database_codes, query_labels, database_labels, k, ties, divisor,
+        exclude=exclude, threads=threads,
+    )  # fmt: skip
+    return _measures.mean(values, empty, _measures.RELEVANT)
 
 
 def average_precision(
@@ -105,51 +126,35 @@ def average_precision(
     k: int | None = None,
     ties: Ties = "average",
     divisor: Divisor = "relevant",
+    *,
+    exclude: Any = None,
+    threads: int | None = None,
 ) -> NDArray[np.float64]:
     """Average precision at k of each query, float64, (Q,); NaN where nothing is relevant.
 
     Arguments as for `mean_average_precision`, which is the mean of these.
     """
-    _check_choice("ties", ties, Ties)
-    _check_choice("divisor", divisor, Divisor)
-    data = check_retrieval(query_codes, database_codes, query_labels, database_labels)
-    cut = _check_k(k, data)
-    values = np.empty(data.queries)
-    if ties != "stable":
-        for rows, total, relevant in data.histograms():
-            values[rows] = _ties.average_precision(total, relevant, cut, ties, divisor)
-        return values
-    found = _relevant_items(data)
-    ranks = np.arange(1, cut + 1)
-    for block, ranked in data.rankings(cut):
-        hits = np.cumsum(ranked, axis=1)
-        sums = ((hits / ranks) * ranked).sum(axis=1)
-        divide_by = np.minimum(found[block], cut) if divisor == "relevant" else hits[:, -1]
-        values[block] = np.where(found[block] > 0, sums / np.maximum(divide_by, 1), np.nan)
-    return values
+    check_choice("ties", ties, Ties)
+    check_choice("divisor", divisor, Divisor)
+    data = check_retrieval(
+        query_codes, database_codes, query_labels, database_labels, exclude, threads
+    )
+    measure = _measures.AveragePrecision(check_k(k, data.items), divisor)
+    return np.asarray(_measures.values(data, [measure], ties)[0])
 
 
 @overload
 def precision_at_k(
-    query_codes: Any,
-    database_codes: Any,
-    query_labels: Any,
-    database_labels: Any,
-    k: int,
-    ties: Ties = ...,
-    per_query: Literal[False] = ...,
-) -> float: ...
+    query_codes: Any, database_codes: Any, query_labels: Any, database_labels: Any,
+    k: int, ties: Ties = ..., empty: Empty = ...,
+    *, per_query: Literal[False] = ..., exclude: Any = ..., threads: int | None = ...,
+) -> float: ...  # fmt: skip
 @overload
 def precision_at_k(
-    query_codes: Any,
-    database_codes: Any,
-    query_labels: Any,
-    database_labels: Any,
-    k: int,
-    ties: Ties = ...,
-    *,
-    per_query: Literal[True],
-) -> NDArray[np.float64]: ...
+    query_codes: Any, database_codes: Any, query_labels: Any, database_labels: Any,
+    k: int, ties: Ties = ..., empty: Empty = ...,
+    *, per_query: Literal[True], exclude: Any = ..., threads: int | None = ...,
+) -> NDArray[np.float64]: ...  # fmt: skip
 def precision_at_k(
     query_codes: Any,
     database_codes: Any,
@@ -157,7 +162,11 @@ def precision_at_k(
     database_labels: Any,
     k: int,
     ties: Ties = "average",
+    empty: Empty = "zero",
+    *,
     per_query: bool = False,
+    exclude: Any = None,
+    threads: int | None = None,
 ) -> float | NDArray[np.float64]:
     """Share of relevant items among the k nearest, mean over the queries.
 
@@ -165,173 +174,114 @@ def precision_at_k(
         query_codes, database_codes, query_labels, database_labels, ties: as for
             `mean_average_precision`.
         k: how many of the nearest count; more than N is the same as N.
-        per_query: return the value of each query, float64, (Q,), not their mean.
+        empty: what a query with no relevant item in the database counts: its precision, 0, or
+            nothing.
+        per_query, exclude, threads: see the top of this module.
     """
-    _check_choice("ties", ties, Ties)
-    data = check_retrieval(query_codes, database_codes, query_labels, database_labels)
-    if k is None:
-        raise TypeError("k must be an integer >= 1, got None: the precision of what rank?")
-    cut = _check_k(k, data)
-    values = np.empty(data.queries)
-    if ties == "stable":
-        for block, ranked in data.rankings(cut):
-            values[block] = ranked.sum(axis=1) / cut
-    else:
-        for rows, total, relevant in data.histograms():
-            values[rows] = _ties.hits_at_k(total, relevant, cut, ties) / cut
-    return values if per_query else float(values.mean())
-
-
-@overload
-def precision_at_radius(
-    query_codes: Any,
-    database_codes: Any,
-    query_labels: Any,
-    database_labels: Any,
-    radius: int = ...,
-    empty: Empty = ...,
-    per_query: Literal[False] = ...,
-) -> float: ...
-@overload
-def precision_at_radius(
-    query_codes: Any,
-    database_codes: Any,
-    query_labels: Any,
-    database_labels: Any,
-    radius: int = ...,
-    empty: Empty = ...,
-    *,
-    per_query: Literal[True],
-) -> NDArray[np.float64]: ...
-def precision_at_radius(
-    query_codes: Any,
-    database_codes: Any,
-    query_labels: Any,
-    database_labels: Any,
-    radius: int = 2,
-    empty: Empty = "zero",
-    per_query: bool = False,
-) -> float | NDArray[np.float64]:
-    """Share of relevant items among those within a Hamming radius, mean over the queries.
-
-    No order of ties enters: the items within a radius are a set.
-
-    Args:
-        query_codes, database_codes, query_labels, database_labels: as for
-            `mean_average_precision`.
-        radius: distance <= radius counts; at least 0.
-        empty: what a query with nothing within the radius counts. The field's rule is "zero":
-            a lookup that finds nothing has failed.
-        per_query: return the value of each query, float64, (Q,), not their mean; under
-            `empty="skip"` NaN stands where nothing is within the radius.
-    """
-    _check_choice("empty", empty, Empty)
-    _check_integer("radius", radius, 0)
-    data = check_retrieval(query_codes, database_codes, query_labels, database_labels)
-    values = np.empty(data.queries)
-    for rows, total, relevant in data.histograms():
-        within = slice(0, int(radius) + 1)
-        values[rows] = _quotient(
-            relevant[:, within].sum(axis=1), total[:, within].sum(axis=1), np.nan
-        )
-    if per_query:
-        return np.nan_to_num(values) if empty == "zero" else values
-    return _mean(values, empty, f"has an item within radius {radius}")
-
-
-def precision_recall_curve(
-    query_codes: Any,
-    database_codes: Any,
-    query_labels: Any,
-    database_labels: Any,
-    bits: int | None = None,
-    average: Mean = "macro",
-    empty: Empty = "zero",
-) -> PrecisionRecallCurve:
-    """Precision and recall of everything within radius 0, 1, ..., bits.
-
-    Args:
-        query_codes, database_codes, query_labels, database_labels: as for
-            `mean_average_precision`.
-        bits: bits per code, the last radius; 8 x width by default, which for a number of bits
-            that is no multiple of 8 repeats the last point.
-        average: "macro" for the mean over the queries of each query's precision and recall, so
-            that precision[r] is `precision_at_radius` with radius r; "micro" for those of all
-            queries' results pooled.
-        empty: a query with nothing within the radius has no precision, one with nothing relevant
-            no recall. Under "zero" it counts 0 in that mean, under "skip" it is left out; a point
-            that no query defines is then NaN. For "micro" the same holds of the pooled results.
-
-    Raises:
-        ValueError: also where `bits` does not fit the codes' width, or bits beyond it are set.
-    """
-    _check_choice("average", average, Mean)
-    _check_choice("empty", empty, Empty)
-    data = check_retrieval(query_codes, database_codes, query_labels, database_labels)
-    last = data.bits
-    if bits is not None:
-        last = check_bits(bits)
-        check_codes(data.query_codes, "query_codes", last)
-        check_codes(data.database_codes, "database_codes", last)
-    # Sums over the queries of numerators and denominators, one column per radius.
-    precision, recall = np.zeros((2, last + 1)), np.zeros((2, last + 1))
-    for _, total, relevant in data.histograms():
-        hits, found = (np.cumsum(x, axis=1)[:, : last + 1] for x in (relevant, total))
-        wanted = np.broadcast_to(relevant.sum(axis=1, keepdims=True), hits.shape)
-        for sums, denominator in ((precision, found), (recall, wanted)):
-            if average == "micro":
-                sums[0] += hits.sum(axis=0)
-                sums[1] += denominator.sum(axis=0)
-            else:
-                sums[0] += _quotient(hits, denominator, 0.0).sum(axis=0)
-                sums[1] += (denominator > 0).sum(axis=0) if empty == "skip" else len(hits)
-    undefined = 0.0 if empty == "zero" else np.nan
-    return PrecisionRecallCurve(
-        _quotient(precision[0], precision[1], undefined),
-        _quotient(recall[0], recall[1], undefined),
-        np.arange(last + 1),
+    check_choice("ties", ties, Ties)
+    check_choice("empty", empty, Empty)
+    data = check_retrieval(
+        query_codes, database_codes, query_labels, database_labels, exclude, threads
     )
+    measure = _measures.Precision(need_k(k, data.items, "precision"))
+    return _measures.result(data, measure, ties, empty, per_query)
 
 
-def _relevant_items(data: Retrieval) -> NDArray[np.int64]:
-    """How many items of the database are relevant to each query, int64, (Q,)."""
-    found = np.empty(data.queries, dtype=np.int64)
-    for rows, _, relevant in data.histograms():
-        found[rows] = relevant.sum(axis=1)
-    return found
+@overload
+def recall_at_k(
+    query_codes: Any, database_codes: Any, query_labels: Any, database_labels: Any,
+    k: int, ties: Ties = ..., empty: Empty = ...,
+    *, per_query: Literal[False] = ..., exclude: Any = ..., threads: int | None = ...,
+) -> float: ...  # fmt: skip
+@overload
+def recall_at_k(
+    query_codes: Any, database_codes: Any, query_labels: Any, database_labels: Any,
+    k: int, ties: Ties = ..., empty: Empty = ...,
+    *, per_query: Literal[True], exclude: Any = ..., threads: int | None = ...,
+) -> NDArray[np.float64]: ...  # fmt: skip
+def recall_at_k(
+    query_codes: Any,
+    database_codes: Any,
+    query_labels: Any,
+    database_labels: Any,
+    k: int,
+    ties: Ties = "average",
+    empty: Empty = "zero",
+    *,
+    per_query: bool = False,
+    exclude: Any = None,
+    threads: int | None = None,
+) -> float | NDArray[np.float64]:
+    """Share of a query's relevant items that are among its k nearest, mean over the queries.
+
+    Args:
+        query_codes, database_codes, query_labels, database_labels, ties: as for
+            `mean_average_precision`.
+        k: how many of the nearest count; at N and more every recall is 1.
+        empty: what a query with no relevant item in the database counts.
+        per_query, exclude, threads: see the top of this module.
+    """
+    check_choice("ties", ties, Ties)
+    check_choice("empty", empty, Empty)
+    data = check_retrieval(
+        query_codes, database_codes, query_labels, database_labels, exclude, threads
+    )
+    measure = _measures.Recall(need_k(k, data.items, "recall"))
+    return _measures.result(data, measure, ties, empty, per_query)
 
 
-def _mean(values: NDArray[np.float64], empty: Empty, condition: str) -> float:
-    """Mean of per-query values where NaN marks 0/0."""
-    if empty == "zero":
-        return float(np.nan_to_num(values).mean())
-    defined = values[~np.isnan(values)]
-    if defined.size == 0:
-        raise ValueError(f'no query {condition}: nothing is left to average under empty="skip"')
-    return float(defined.mean())
+@overload
+def ndcg(
+    query_codes: Any, database_codes: Any, query_labels: Any, database_labels: Any,
+    k: int | None = ..., ties: Ties = ..., empty: Empty = ...,
+    gain: Gain = ..., relevance: Graded = ...,
+    *, per_query: Literal[False] = ..., exclude: Any = ..., threads: int | None = ...,
+) -> float: ...  # fmt: skip
+@overload
+def ndcg(
+    query_codes: Any, database_codes: Any, query_labels: Any, database_labels: Any,
+    k: int | None = ..., ties: Ties = ..., empty: Empty = ...,
+    gain: Gain = ..., relevance: Graded = ...,
+    *, per_query: Literal[True], exclude: Any = ..., threads: int | None = ...,
+) -> NDArray[np.float64]: ...  # fmt: skip
+def ndcg(
+    query_codes: Any,
+    database_codes: Any,
+    query_labels: Any,
+    database_labels: Any,
+    k: int | None = None,
+    ties: Ties = "average",
+    empty: Empty = "zero",
+    gain: Gain = "exponential",
+    relevance: Graded = "graded",
+    *,
+    per_query: bool = False,
+    exclude: Any = None,
+    threads: int | None = None,
+) -> float | NDArray[np.float64]:
+    """Normalised discounted cumulative gain at k (NDCG@k), mean over the queries.
 
+    DCG@k is the sum over the ranks i = 1 .. k of gain(g_i) / log2(i + 1), g_i the grade of the item
+    at rank i; NDCG@k divides it by the DCG@k of the database in the order of its grades, the
+    largest that there is (Järvelin and Kekäläinen 2002, with the discount of Burges et al. 2005).
 
-def _quotient(
-    numerator: NDArray[Any], denominator: NDArray[Any], undefined: float
-) -> NDArray[np.float64]:
-    out = np.full(numerator.shape, undefined)
-    np.divide(numerator, denominator, out=out, where=denominator > 0)
-    return out
-
-
-def _check_choice(name: str, value: object, choices: Any) -> None:
-    known = get_args(choices)
-    if value not in known:
-        raise ValueError(f"{name} must be {' or '.join(map(repr, known))}, got {value!r}")
-
-
-def _check_integer(name: str, value: object, least: int) -> int:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be an integer >= {least}, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
-    return int(value)
-
-
-def _check_k(k: int | None, data: Retrieval) -> int:
-    return data.items if k is None else min(_check_integer("k", k, 1), data.items)
+    Args:
+        query_codes, database_codes, query_labels, database_labels, ties: as for
+            `mean_average_precision`.
+        k: how many ranks count; None for all. More than N is the same as N.
+        empty: what a query with no relevant item in the database counts.
+        gain: "exponential" for 2^g - 1, which papers on hashing with several labels use; "linear"
+            for g, which scikit-learn and torchmetrics use. The same where g is 0 or 1.
+        relevance: "graded" for g = the number of labels shared with the query; "binary" for g = 1
+            where at least one is. The same with classes.
+        per_query, exclude, threads: see the top of this module.
+    """
+    check_choice("ties", ties, Ties)
+    check_choice("empty", empty, Empty)
+    check_choice("gain", gain, Gain)
+    check_choice("relevance", relevance, Graded)
+    data = check_retrieval(
+        query_codes, database_codes, query_labels, database_labels, exclude, threads
+    )
+    measure = _measures.Ndcg(check_k(k, data.items), gain, relevance)
+    return _measures.result(data, measure, ties, empty, per_query)

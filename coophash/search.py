@@ -170,7 +170,7 @@ def hamming_histogram(
         rows.shape[1],
         codes,
         (bits or 8 * rows.shape[1]) + 1,
-        *((None, None) if labels is None else labels.native()),
+        *((None, None, 2) if labels is None else labels.native()),
         _native.check_threads(threads),
         _native.isa(),
     )

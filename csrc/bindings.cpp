@@ -96,7 +96,7 @@ Relevance to_relevance(const std::optional<ClassPair>& classes,
 
 py::object py_histogram(const std::vector<SpanTuple>& spans, int width, const Array<uint8_t>& codes,
                         int bins, const std::optional<ClassPair>& classes,
-                        const std::optional<LabelPair>& labels, int threads,
+                        const std::optional<LabelPair>& labels, int grades, int threads,
                         const std::string& isa) {
   const Database database = to_database(spans, width, false);
   const Queries queries = to_queries(codes, width);
@@ -104,7 +104,11 @@ py::object py_histogram(const std::vector<SpanTuple>& spans, int width, const Ar
   const Kernels& chosen = kernels(isa);
   Array<int64_t> total({queries.count, static_cast<int64_t>(bins)});
   const bool split = classes || labels;
-  Array<int64_t> relevant({split ? queries.count : 0, static_cast<int64_t>(bins)});
+  require(grades >= 2 && (grades == 2 || labels) && int64_t{bins} * grades <= 65536,
+          "grades must be 2, or with labels at most 65536 / bins");
+  std::vector<py::ssize_t> shape{split ? queries.count : 0, bins};
+  if (grades > 2) shape.push_back(grades - 1);
+  Array<int64_t> relevant(shape);
   Relevance relevance;
   if (split) {
     int64_t rows = 0;
@@ -113,6 +117,7 @@ py::object py_histogram(const std::vector<SpanTuple>& spans, int width, const Ar
       rows += span.rows;
     }
     relevance = to_relevance(classes, labels, rows, queries.count);
+    relevance.grades = grades;
   }
   int64_t* out_total = total.mutable_data();
   int64_t* out_relevant = relevant.mutable_data();
@@ -208,7 +213,7 @@ PYBIND11_MODULE(_C, m) {
         py::arg("admit"));
   m.def("histogram", &py_histogram, py::arg("spans"), py::arg("width"),
         py::arg("queries").noconvert(), py::arg("bins"), py::arg("classes"), py::arg("labels"),
-        py::arg("threads"), py::arg("isa"));
+        py::arg("grades"), py::arg("threads"), py::arg("isa"));
   m.def("distances", &py_distances, py::arg("a").noconvert(), py::arg("b").noconvert(),
         py::arg("threads"), py::arg("isa"));
   m.def(

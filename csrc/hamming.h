@@ -160,16 +160,20 @@ struct Relevance {
   // One class each. Relevant: the same class.
   const int32_t* row_classes = nullptr;    // (rows,)
   const int32_t* query_classes = nullptr;  // (queries,)
-  // Any number of labels each, as bits of 16-bit words. Relevant: a bit in common.
+  // Any number of labels each, as bits of 16-bit words. Relevant: a bit in common; its grade is
+  // the number of bits in common, or grades - 1 if there are more.
   const uint16_t* row_labels = nullptr;    // (words, rows)
   const uint16_t* query_labels = nullptr;  // (queries, words)
   int words = 0;
+  int grades = 2;  // 2 if it only matters whether a row is relevant; with classes always
   int64_t rows = 0;
 };
 
 // How many rows lie at each distance from each query, and how many of them are relevant.
-//   total, relevant (queries, bins): total[q][d], d = 0 .. bins - 1; bins >= 8 * width + 1 or every
-//   distance that occurs is below it. Both are written if there is a relevance, else total alone.
+//   total (queries, bins): total[q][d], d = 0 .. bins - 1; bins >= 8 * width + 1 or every distance
+//   that occurs is below it.
+//   relevant (queries, bins, grades - 1): entry [q][d][g - 1] counts the rows of grade g; not
+//   written without a relevance. bins * grades <= 65536.
 void histogram(const Database& database, const Queries& queries, const Relevance* relevance,
                int bins, int threads, const Kernels& kernels, int64_t* total, int64_t* relevant);
 

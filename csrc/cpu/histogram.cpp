@@ -2,7 +2,7 @@
 //
 // Relevance is looked up while a block is in cache: a row's distance d becomes 2 d, or 2 d + 1 if
 // the row is relevant, and these numbers are counted. So the split costs a few vector instructions
-// for eight rows, no second count and no memory.
+// for eight rows, no second count and no memory. With G grades of relevance it is G d + grade.
 
 #include <atomic>
 
@@ -54,6 +54,33 @@ void mark_labels(const BlockLabels& labels, int64_t first, const uint16_t* wante
   }
 }
 
+// How many bits are set in each of some words, added to `counts`: in 16-bit lanes, whatever the
+// instruction set.
+void count_shared(const uint16_t* theirs, uint16_t ours, int64_t rows, uint16_t* counts) {
+  for (int64_t i = 0; i < rows; ++i) {
+    unsigned x = theirs[i] & ours;
+    x -= (x >> 1) & 0x5555u;
+    x = (x & 0x3333u) + ((x >> 2) & 0x3333u);
+    x = (x + (x >> 4)) & 0x0f0fu;
+    counts[i] = static_cast<uint16_t>(counts[i] + ((x + (x >> 8)) & 0x1fu));
+  }
+}
+
+// Turns distances into grades * distance + grade.
+void mark_grades(const BlockLabels& labels, int64_t first, const uint16_t* wanted, int words,
+                 int grades, int64_t rows, uint16_t* values, uint16_t* shared) {
+  std::fill(shared, shared + rows, uint16_t{0});
+  for (int word = 0; word < words; ++word) {
+    if (!wanted[word]) continue;
+    count_shared(labels.words + word * labels.stride + first, wanted[word], rows, shared);
+  }
+  const uint16_t highest = static_cast<uint16_t>(grades - 1);
+  const uint16_t step = static_cast<uint16_t>(grades);
+  for (int64_t i = 0; i < rows; ++i) {
+    values[i] = static_cast<uint16_t>(step * values[i] + std::min(shared[i], highest));
+  }
+}
+
 // Adds rows of the database to the histograms of some queries.
 class Histograms {
  public:
@@ -68,10 +95,10 @@ class Histograms {
         step_(block_rows(database.width)),
         values_(static_cast<size_t>(step_)),
         shared_(static_cast<size_t>(step_)),
-        counter_(relevance ? 2 * bins : bins) {}
+        counter_(relevance ? relevance->grades * bins : bins) {}
 
-  // Adds the rows of a piece to total, relevant (count, bins) of queries first .. first + count
-  // - 1.
+  // Adds the rows of a piece to total (count, bins) and relevant (count, bins, grades - 1) of
+  // queries first .. first + count - 1.
   void add(const Piece& piece, int64_t first, int64_t count, int64_t* total, int64_t* relevant) {
     const int64_t largest = rows_in_cache(database_.width);
     reader_.read(piece, largest, [&](const Block& block) {
@@ -79,11 +106,7 @@ class Histograms {
       for (int64_t q = 0; q < count; ++q) {
         count_block(block, labels, first + q);
         if (relevance_) {
-          for (int d = 0; d < bins_; ++d) {
-            const int64_t hits = counter_.take(2 * d + 1);
-            total[q * bins_ + d] += counter_.take(2 * d) + hits;
-            relevant[q * bins_ + d] += hits;
-          }
+          take(total + q * bins_, relevant + q * bins_ * (relevance_->grades - 1));
         } else {
           for (int d = 0; d < bins_; ++d) total[q * bins_ + d] += counter_.take(d);
         }
@@ -93,6 +116,20 @@ class Histograms {
   }
 
  private:
+  // Moves what was counted for one query to its histograms.
+  void take(int64_t* total, int64_t* relevant) {
+    const int grades = relevance_->grades;
+    for (int d = 0; d < bins_; ++d) {
+      int64_t rows = counter_.take(grades * d);
+      for (int grade = 1; grade < grades; ++grade) {
+        const int64_t hits = counter_.take(grades * d + grade);
+        *relevant++ += hits;
+        rows += hits;
+      }
+      total[d] += rows;
+    }
+  }
+
   void count_block(const Block& block, const BlockLabels& labels, int64_t query) {
     const int width = database_.width;
     for (int64_t row = 0; row < block.rows; row += step_) {
@@ -101,6 +138,9 @@ class Histograms {
                          values_.data());
       if (labels.classes) {
         mark_class(labels.classes + row, relevance_->query_classes[query], rows, values_.data());
+      } else if (labels.words && relevance_->grades > 2) {
+        mark_grades(labels, row, relevance_->query_labels + query * relevance_->words,
+                    relevance_->words, relevance_->grades, rows, values_.data(), shared_.data());
       } else if (labels.words) {
         mark_labels(labels, row, relevance_->query_labels + query * relevance_->words,
                     relevance_->words, rows, values_.data(), shared_.data());
@@ -150,9 +190,11 @@ void histogram(const Database& database, const Queries& queries, const Relevance
                int bins, int threads, const Kernels& isa, int64_t* total, int64_t* relevant) {
   const int64_t cells = queries.count * bins;
   std::fill(total, total + cells, 0);
-  if (relevance) std::fill(relevant, relevant + cells, 0);
+  const int64_t graded = relevance ? bins * (relevance->grades - 1) : 0;  // cells of a query
+  if (relevance) std::fill(relevant, relevant + queries.count * graded, 0);
   const WidthKernels kernels = isa.for_width(database.width);
-  const Plan plan = make_plan(database, queries.count, 16 * bins, threads);
+  const Plan plan =
+      make_plan(database, queries.count, 8 * (bins + std::max<int64_t>(bins, graded)), threads);
   const std::vector<Piece> pieces = cut(database, plan.piece_rows);
 
   if (!plan.split_database) {
@@ -163,7 +205,7 @@ void histogram(const Database& database, const Queries& queries, const Relevance
       Histograms histograms(database, queries, relevance, bins, kernels);
       for (const Piece& piece : pieces) {
         histograms.add(piece, first, count, total + first * bins,
-                       relevance ? relevant + first * bins : nullptr);
+                       relevance ? relevant + first * graded : nullptr);
       }
     });
     return;
@@ -173,7 +215,7 @@ void histogram(const Database& database, const Queries& queries, const Relevance
   std::atomic<size_t> next{0};
   parallel_for(plan.threads, plan.threads, [&](int64_t thread) {
     std::vector<int64_t> mine(static_cast<size_t>(cells), 0);
-    std::vector<int64_t> hits(relevance ? mine.size() : 0, 0);
+    std::vector<int64_t> hits(static_cast<size_t>(queries.count * graded), 0);
     Histograms histograms(database, queries, relevance, bins, kernels);
     for (size_t i; (i = next.fetch_add(1)) < pieces.size();) {
       histograms.add(pieces[i], 0, queries.count, mine.data(), hits.data());
