@@ -56,7 +56,8 @@ def evaluate(
         query_codes, database_codes, query_labels, database_labels: as for
             `mean_average_precision`.
         measures: which, by name: "map", "map@K", "precision@K", "recall@K", "ndcg", "ndcg@K" of the
-            first K; "precision@r=R" within radius R, "ramap", "ramap@r=R".
+            first K; "precision@r=R" within radius R, "ramap", "ramap@r=R" with 8 x width for the
+            number of bits.
         ties, empty: as for each of them.
         divisor, gain, relevance, cost: as for `mean_average_precision`, `ndcg` and
             `radius_aware_map`, for all measures that have them.

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from coophash import metrics
+from coophash._options import check_integer
 from coophash.encoded import EncodedSet
 
 
@@ -64,15 +65,19 @@ def evaluate_codes(
         TypeError, ValueError: as `coophash.metrics` raises them.
     """
     data = (query_codes, database_codes, query_labels, database_labels)
-    average, worst, best = (
+    check_integer("radius", radius, 0)
+    if k is not None:
+        check_integer("k", k, 1)
+    worst, best = (
         metrics.mean_average_precision(*data, ties=ties)
-        for ties in ("average", "worst", "best")  # type: ignore[arg-type]
+        for ties in ("worst", "best")  # type: ignore[arg-type]
     )
-    at_k = None if k is None else metrics.mean_average_precision(*data, k=k)
+    within = f"precision@r={radius}"
+    at_k = () if k is None else (f"map@{k}", f"precision@{k}")
+    found = metrics.evaluate(*data, ("map", within, *at_k))
     return RetrievalScores(
-        len(query_codes), len(database_codes), bits, average, worst, best,
-        radius, metrics.precision_at_radius(*data, radius=radius),
-        k, at_k, None if k is None else metrics.precision_at_k(*data, k=k),
+        len(query_codes), len(database_codes), bits, found["map"], worst, best,
+        radius, found[within], k, *(found[name] for name in at_k),
     )  # fmt: skip
 
 
