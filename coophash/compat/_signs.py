@@ -49,12 +49,21 @@ class SignDistances:
         self._zero_items = zeros[1]
         self._with_zeros = database[zeros[1]]
 
-    def block(self, rows: slice, threads: int | None = None) -> NDArray[Any]:
-        """The distances of some queries, (B, N); `threads` as `hamming_distances` takes it."""
-        queries = self._queries[rows]
+    def groups(self) -> list[list[int]]:
+        """All queries, those together whose distances are the same. Trained codes repeat often."""
         if not self.whole:
-            each = [inner_product_distances(query, self._database) for query in queries]
+            return [[row] for row in range(len(self._queries))]
+        equal: dict[bytes, list[int]] = {}
+        for row, query in enumerate(self._queries):
+            equal.setdefault(query.tobytes(), []).append(row)
+        return list(equal.values())
+
+    def block(self, rows: list[int], threads: int | None = None) -> NDArray[Any]:
+        """The distances of some queries, (B, N); `threads` as `hamming_distances` takes it."""
+        if not self.whole:  # rows one by one and as they lie: their sums round as in the original
+            each = [inner_product_distances(self._queries[row], self._database) for row in rows]
             return np.stack(each)
+        queries = self._queries[rows]
         ours, theirs = self._packed
         found = hamming_distances(ours[rows], theirs, threads=threads)
         distances: NDArray[Any] = found.astype(self._dtype)

@@ -3,7 +3,10 @@
     from coophash.compat.deephash import CalcTopMap, compute_result  # from utils.tools import ...
 
 Results are equal to the original's to the last digit, so that figures that were printed with it
-can be compared. They depend on things that a metric should not depend on. What to call instead:
+can be compared. What is left of its time is `numpy.argsort`, which decides them; that runs on all
+cores, once for all queries of one code. The metrics of `coophash.metrics` need no sort.
+
+The results depend on things that a metric should not depend on. What to call instead:
 
 | original behaviour | right definition | `coophash.metrics` |
 |---|---|---|
@@ -92,10 +95,10 @@ def CalcTopMap(rB: Any, qB: Any, retrievalL: Any, queryL: Any, topk: int | None)
         TypeError, ValueError: an argument is not what is expected; the message names it.
     """
     data = _Retrieval(rB, qB, retrievalL, queryL, topk)
-    total: float = 0
-    for value, _ in data.rankings():
-        total = total + value
-    return total / data.queries
+    values = np.zeros(data.queries)
+    for query, value, _ in data.rankings():
+        values[query] = value
+    return _mean(values)
 
 
 def CalcTopMapWithPR(
@@ -125,19 +128,19 @@ def CalcTopMapWithPR(
     data = _Retrieval(rB, qB, retrievalL, queryL, topk)
     ranks = np.arange(1, data.items + 1)
     precision, recall = np.zeros((2, data.items))
-    total: float = 0
+    values = np.zeros(data.queries)
     counted = 0
-    for value, ranked in data.rankings():
+    for query, value, packed in _by_query(data.rankings()):
         if value == 0:
             continue
-        total = total + value
+        values[query] = value
         counted += 1
-        hits = np.cumsum(ranked, dtype=np.float32)
+        hits = np.cumsum(np.unpackbits(packed, count=data.items), dtype=np.float32)
         last = hits / ranks, (hits / hits[-1]).astype(np.float64)
         precision += last[0]
         recall += last[1]
     if counted == 1:
-        return total / data.queries, np.mean(last[0]), np.mean(last[1])
+        return _mean(values), np.mean(last[0]), np.mean(last[1])
     if counted == 0:
         warnings.warn(
             "no query has a hit among the first topk: precision and recall are NaN",
@@ -146,7 +149,7 @@ def CalcTopMapWithPR(
         )
         precision, recall = np.full((2, data.items), np.nan)
         counted = 1
-    return total / data.queries, precision / counted, recall / counted
+    return _mean(values), precision / counted, recall / counted
 
 
 def compute_result(dataloader: Any, net: Any, device: Any) -> tuple[Tensor, Tensor]:
@@ -220,27 +223,52 @@ class _Retrieval:
         self._distances = SignDistances(arrays["qB"], arrays["rB"])
         self._labels = SharedLabels(arrays["retrievalL"], arrays["queryL"])
 
-    def rankings(self) -> Iterator[tuple[float, NDArray[np.bool_]]]:
-        """For each query its AP, 0 without a hit, and which items, nearest first, are relevant."""
+    def rankings(self) -> Iterator[tuple[int, float, NDArray[np.bool_]]]:
+        """(query, its AP or 0 without a hit, which items, nearest first, are relevant), each once.
+
+        Queries come in an order in which equal codes are ranked once.
+        """
+        groups = self._distances.groups()
         step = max(1, _BLOCK_CELLS // self.items)
-        blocks = (
-            slice(first, min(first + step, self.queries)) for first in range(0, self.queries, step)
-        )
+        blocks = [groups[first : first + step] for first in range(0, len(groups), step)]
         # Rounded sums depend on how the BLAS library divides them: one thread, as in the original.
         threads = _native.check_threads(None) if self._distances.whole else 1
         for ranked in in_order(self._rank, blocks, threads):
             yield from ranked
 
-    def _rank(self, rows: slice) -> list[tuple[float, NDArray[np.bool_]]]:
+    def _rank(self, groups: list[list[int]]) -> list[tuple[int, float, NDArray[np.bool_]]]:
         ranked = []
-        distances = self._distances.block(rows, threads=1)
-        for query, row in zip(range(rows.start, rows.stop), distances, strict=True):
+        distances = self._distances.block([group[0] for group in groups], threads=1)
+        for group, row in zip(groups, distances, strict=True):
             # The original's argsort on the original's values: hence its order of ties.
-            relevant = self._labels.of(query, np.argsort(row))
-            ranked.append((_average_precision(relevant[: self._cut]), relevant))
+            order = np.argsort(row)
+            for query in group:
+                relevant = self._labels.of(query, order)
+                ranked.append((query, _average_precision(relevant[: self._cut]), relevant))
         return ranked
 
 
 def _average_precision(ranked: NDArray[np.bool_]) -> float:
     ranks = np.flatnonzero(ranked) + 1
-    return np.mean(np.arange(1, ranks.size + 1) / ranks) if ranks.size else 0  # type: ignore[return-value]
+    return float(np.mean(np.arange(1, ranks.size + 1) / ranks)) if ranks.size else 0.0
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """Summed from the first to the last, as in the original: another order rounds otherwise."""
+    total: float = 0
+    for value in values[values != 0]:
+        total = total + value
+    return total / len(values)
+
+
+def _by_query(
+    rankings: Iterator[tuple[int, float, NDArray[np.bool_]]],
+) -> Iterator[tuple[int, float, NDArray[np.uint8]]]:
+    """The same with relevance as packed bits, in order of the queries: so sums round alike."""
+    waiting: dict[int, tuple[float, NDArray[np.uint8]]] = {}
+    turn = 0
+    for query, value, relevant in rankings:
+        waiting[query] = value, np.packbits(relevant)
+        while turn in waiting:
+            yield turn, *waiting.pop(turn)
+            turn += 1

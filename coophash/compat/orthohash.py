@@ -87,16 +87,19 @@ def calculate_mAP(
     relevance = SharedLabels(theirs, ours)
     ranks = np.arange(1, R + 1)
     values = np.zeros(len(queries))
+    groups = distances.groups()  # equal codes are ranked once
     step = max(1, _BLOCK_CELLS // len(database))
-    for first in range(0, len(queries), step):
-        block = torch.from_numpy(distances.block(slice(first, first + step)))
+    for first in range(0, len(groups), step):
+        block = groups[first : first + step]
+        rows = torch.from_numpy(distances.block([group[0] for group in block]))
         # The original's selection on the original's values: hence its order of ties.
-        nearest = torch.topk(block, int(R), dim=1, largest=False)[1].numpy()
-        for query, items in enumerate(nearest, start=first):
-            hits = relevance.of(query, items)
-            found = np.cumsum(hits)
-            if found[-1]:
-                values[query] = np.sum(found / ranks * hits) / found[-1]
+        nearest = torch.topk(rows, int(R), dim=1, largest=False)[1].numpy()
+        for group, items in zip(block, nearest, strict=True):
+            for query in group:
+                hits = relevance.of(query, items)
+                found = np.cumsum(hits)
+                if found[-1]:
+                    values[query] = np.sum(found / ranks * hits) / found[-1]
     return np.mean(values)  # type: ignore[return-value]
 
 

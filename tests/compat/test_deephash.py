@@ -101,6 +101,8 @@ def retrievals(draw):
         some_labels(rng, draw(st.sampled_from([labels, "multi-hot"])), items, classes, label_type),
         some_labels(rng, labels, queries, classes, label_type),
     )
+    if draw(st.booleans()):
+        data = tuple(np.asfortranarray(array) for array in data)
     topk = draw(st.sampled_from([-1, -2, 0, 1, 5, 100, items, items + 3, -items - 1, None]))
     return data, topk
 
@@ -149,11 +151,16 @@ def test_a_database_in_class_order(topk, zeros):
 
 
 @pytest.mark.parametrize("threads", [1, 7])
-def test_any_number_of_threads(monkeypatch, threads):
-    data = clusters(3000, 50)
-    expected = plain_map(*data, -1)
+@pytest.mark.parametrize("bits", [4, 16])  # at 4 bits most queries are alike
+def test_any_number_of_threads(monkeypatch, threads, bits):
+    data = clusters(3000, 50, bits)
     monkeypatch.setattr("coophash._native.check_threads", lambda threads_given: threads)
-    assert_equal(CalcTopMap(*data, -1), expected)
+    monkeypatch.setattr("coophash.compat.deephash._BLOCK_CELLS", 6000)
+    rB, qB, retrievalL, queryL = data
+    value, *curves = CalcTopMapWithPR(qB, queryL, rB, retrievalL, 100)
+    assert_equal(value, plain_map(*data, 100))
+    assert_equal(CalcTopMap(*data, 100), value)
+    assert_curves(curves, plain_curves(*data, 100))
 
 
 def test_signs_are_compared_as_packed_codes(monkeypatch):
