@@ -62,6 +62,7 @@ CPU_SOURCES = {
     "cpu/radix_sort.cpp": [],
     "cpu/range.cpp": [],
     "cpu/ranking.cpp": [],
+    "cpu/relevance.cpp": [],
     "cpu/stop.cpp": [],
     "cpu/threads.cpp": [],
     "cpu/topk.cpp": [],

@@ -104,13 +104,34 @@ def test_any_small_case(data):
         np.testing.assert_array_equal(found, expected)
 
 
-def test_equal_codes_and_large_classes():
+@pytest.mark.parametrize("width", [1, 4, 8, 16, 40])
+def test_equal_codes_and_large_classes(width, isa):
     # Every row at one distance: the counters of one bin take them all.
-    database, queries = np.zeros((300_000, 4), np.uint8), np.full((2, 4), 1, np.uint8)
-    theirs = np.arange(300_000) % 3 + (1 << 60)
-    total, relevant = hamming_histogram(database, queries, relevance=(theirs, [1 << 60, 7]))
-    assert total[:, 4].tolist() == [300_000] * 2 and total.sum() == 600_000
-    assert relevant[:, 4].tolist() == [100_000, 0] and relevant.sum() == 100_000
+    rows = 1_200_000 // width
+    database, queries = np.zeros((rows, width), np.uint8), np.zeros((6, width), np.uint8)
+    queries[:, 0], queries[1] = 1, 255
+    theirs = np.arange(rows) % 3 + (1 << 60)
+    total, relevant = hamming_histogram(
+        database, queries, relevance=(theirs, [1 << 60, 7, (1 << 60) + 2, 0, 1 << 60, 1 << 61])
+    )
+    for q in range(6):
+        distance = 8 * width if q == 1 else 1
+        assert total[q, distance] == total[q].sum() == rows
+        expected = {0: rows + 2, 2: rows, 4: rows + 2}.get(q, 0) // 3
+        assert relevant[q, distance] == relevant[q].sum() == expected
+
+
+def test_more_classes_than_sixteen_bits_number():
+    rng = np.random.default_rng(0)
+    queries, database = (rng.integers(0, 256, (n, 1), dtype=np.uint8) for n in (70_000, 64))
+    ours = np.arange(70_000) * 5
+    theirs = ours[rng.integers(69_000, 70_000, 64)]
+    total, relevant = hamming_histogram(database, queries, relevance=(theirs, ours))
+    assert (total.sum(axis=1) == 64).all()
+    np.testing.assert_array_equal(relevant.sum(axis=1), np.bincount(theirs // 5, minlength=70_000))
+    query = int(theirs[0]) // 5
+    distance = np.unpackbits(queries[query] ^ database[0]).sum()
+    assert relevant[query, distance] >= 1
 
 
 def test_what_comes_in_comes_out():

@@ -62,17 +62,23 @@ bool slices_pay(const Kernels& kernels, int width, int64_t queries, Path path) {
 }
 
 bool ranking_pays(const Kernels& kernels, int width, int64_t queries, int64_t rows, int64_t k) {
-  constexpr double kKeepNs = 25;    // a row that is kept, for a while at least, and sorted
-  constexpr double kCountNs = 0.4;  // a row's distance
-  constexpr double kPlaceNs = 15;   // a row of the result
+  constexpr double kKeepNs = 12;    // a row that is kept, for a while at least
+  constexpr double kCountNs = 0.4;  // a row's distance, not by slices
+  constexpr double kHitNs = 40;     // a row of the result, where they are rare
+  constexpr double kDenseNs = 0.7;  // any row, where they are not
+  constexpr double kPlaceNs = 2.6;
+  if (k == 0 || rows == 0) return false;
   const FlatCosts costs = flat_costs(kernels, width);
   const double n = static_cast<double>(rows), wanted = static_cast<double>(std::min(k, rows));
-  if (wanted == 0) return false;
   // Of rows in random order, the m-th is among the k best so far with probability k / m.
   const double kept = wanted * (1 + std::log(n / wanted));
   const bool slices = slices_pay(kernels, width, queries, Path::kAuto);
   const double keep = kept * kKeepNs + n * (slices ? costs.slice : costs.row);
-  return n * (2 * costs.row + kCountNs) + wanted * kPlaceNs < keep;
+  const double count = counting_by_slices_pays(kernels, width, queries)
+                           ? costs.build / static_cast<double>(queries) + 4 * costs.slice
+                           : costs.row + kCountNs;
+  const double place = std::min(wanted * kHitNs, n * kDenseNs) + wanted * kPlaceNs;
+  return n * (count + costs.row) + place < keep;
 }
 
 double flat_ns_per_row(const Kernels& kernels, int width, int64_t queries) {
@@ -83,6 +89,10 @@ double flat_ns_per_row(const Kernels& kernels, int width, int64_t queries) {
                           ? costs.build + count * costs.slice
                           : count * costs.row;
   return std::max(work, width * kMemoryNsPerByte);
+}
+
+bool counting_by_slices_pays(const Kernels& kernels, int width, int64_t queries) {
+  return queries >= 4 && kernels.sliced && kernels.sliced(width).counting.count;
 }
 
 double gather_below(const Kernels& kernels, int width, int64_t queries) {

@@ -26,6 +26,9 @@ bool slices_pay(const Kernels& kernels, int width, int64_t queries, Path path);
 // same for every k, and not by keeping the best so far.
 bool ranking_pays(const Kernels& kernels, int width, int64_t queries, int64_t rows, int64_t k);
 
+// Whether histograms of a batch are made by bit slices.
+bool counting_by_slices_pays(const Kernels& kernels, int width, int64_t queries);
+
 // The share of rows that a filter must leave fewer than for gathering them to pay.
 double gather_below(const Kernels& kernels, int width, int64_t queries);
 

@@ -1,186 +1,150 @@
 // Histograms of distances, whole and of the relevant rows, in one pass over the database.
 //
-// Relevance is looked up while a block is in cache: a row's distance d becomes 2 d, or 2 d + 1 if
-// the row is relevant, and these numbers are counted. So the split costs a few vector instructions
-// for eight rows, no second count and no memory. With G grades of relevance it is G d + grade.
+// Batches are counted by bit slices, where the instruction set has them (counting_impl.h); what is
+// left, row by row. Relevance is looked up while a block is in cache, and no matrix of it is made.
+// Row by row, a distance d becomes 2 d, or 2 d + 1 if the row is relevant, and these are counted;
+// with G grades of relevance it becomes G d + grade.
 
+#include <algorithm>
 #include <atomic>
+#include <optional>
 
 #include "../hamming.h"
 #include "blocks.h"
+#include "costs.h"
 #include "counter.h"
 #include "kernels.h"
 #include "placing.h"
 #include "ranking.h"
+#include "relevance.h"
+#include "sliced.h"
 #include "threads.h"
 
 namespace coophash {
 namespace {
 
-// Labels of the rows of one block.
-struct BlockLabels {
-  const int32_t* classes = nullptr;  // (rows,)
-  const uint16_t* words = nullptr;   // word w of row r is words[w * stride + r]
-  int64_t stride = 0;
-};
-
-// Turns distances of `rows` rows from a query into 2 * distance + relevant.
-void mark_class(const int32_t* classes, int32_t wanted, int64_t rows, uint16_t* values) {
-  for (int64_t i = 0; i < rows; ++i) {
-    values[i] = static_cast<uint16_t>(2 * values[i] + (classes[i] == wanted));
-  }
-}
-
-void mark_labels(const BlockLabels& labels, int64_t first, const uint16_t* wanted, int words,
-                 int64_t rows, uint16_t* values, uint16_t* shared) {
-  int last = -1;  // a query has few labels: most of its words are 0
-  for (int word = 0; word < words; ++word) {
-    if (!wanted[word]) continue;
-    const uint16_t* theirs = labels.words + word * labels.stride + first;
-    const uint16_t ours = wanted[word];
-    if (last < 0) {
-      for (int64_t i = 0; i < rows; ++i) shared[i] = theirs[i] & ours;
-    } else {
-      for (int64_t i = 0; i < rows; ++i) shared[i] |= theirs[i] & ours;
-    }
-    last = word;
-  }
-  if (last < 0) {
-    for (int64_t i = 0; i < rows; ++i) values[i] = static_cast<uint16_t>(2 * values[i]);
-    return;
-  }
-  for (int64_t i = 0; i < rows; ++i) {
-    values[i] = static_cast<uint16_t>(2 * values[i] + (shared[i] != 0));
-  }
-}
-
-// How many bits are set in each of some words, added to `counts`: in 16-bit lanes, whatever the
-// instruction set.
-void count_shared(const uint16_t* theirs, uint16_t ours, int64_t rows, uint16_t* counts) {
-  for (int64_t i = 0; i < rows; ++i) {
-    unsigned x = theirs[i] & ours;
-    x -= (x >> 1) & 0x5555u;
-    x = (x & 0x3333u) + ((x >> 2) & 0x3333u);
-    x = (x + (x >> 4)) & 0x0f0fu;
-    counts[i] = static_cast<uint16_t>(counts[i] + ((x + (x >> 8)) & 0x1fu));
-  }
-}
-
-// Turns distances into grades * distance + grade.
-void mark_grades(const BlockLabels& labels, int64_t first, const uint16_t* wanted, int words,
-                 int grades, int64_t rows, uint16_t* values, uint16_t* shared) {
-  std::fill(shared, shared + rows, uint16_t{0});
-  for (int word = 0; word < words; ++word) {
-    if (!wanted[word]) continue;
-    count_shared(labels.words + word * labels.stride + first, wanted[word], rows, shared);
-  }
-  const uint16_t highest = static_cast<uint16_t>(grades - 1);
-  const uint16_t step = static_cast<uint16_t>(grades);
-  for (int64_t i = 0; i < rows; ++i) {
-    values[i] = static_cast<uint16_t>(step * values[i] + std::min(shared[i], highest));
-  }
-}
-
-// Adds rows of the database to the histograms of some queries.
+// Adds rows of the database to the histograms of a tile of queries.
 class Histograms {
  public:
-  Histograms(const Database& database, const Queries& queries, const Relevance* relevance, int bins,
-             const WidthKernels& kernels)
-      : database_(database),
-        queries_(queries),
-        relevance_(relevance),
+  Histograms(const Database& database, const Queries& queries, int64_t first, int64_t count,
+             const Relevance* relevance, int bins, const Kernels& kernels)
+      : width_(database.width),
+        queries_(queries.codes + first * database.width),
+        count_(count),
         bins_(bins),
-        kernels_(kernels),
+        kernels_(kernels.for_width(database.width)),
         reader_(database.width, BlockReader::kAlwaysGather),
         step_(block_rows(database.width)),
         values_(static_cast<size_t>(step_)),
-        shared_(static_cast<size_t>(step_)),
-        counter_(relevance ? relevance->grades * bins : bins) {}
+        grades_(relevance ? relevance->grades : 1),
+        counter_(grades_ * bins) {
+    if (relevance) relevance_.emplace(*relevance, first, count);
+    if (grades_ <= 2 && counting_by_slices_pays(kernels, width_, count)) {
+      slices_.emplace(kernels.sliced(width_), queries_, count, width_);
+    }
+  }
 
-  // Adds the rows of a piece to total (count, bins) and relevant (count, bins, grades - 1) of
-  // queries first .. first + count - 1.
-  void add(const Piece& piece, int64_t first, int64_t count, int64_t* total, int64_t* relevant) {
-    const int64_t largest = rows_in_cache(database_.width);
-    reader_.read(piece, largest, [&](const Block& block) {
-      const BlockLabels labels = relevance_ ? labels_of(block) : BlockLabels{};
-      for (int64_t q = 0; q < count; ++q) {
-        count_block(block, labels, first + q);
-        if (relevance_) {
-          take(total + q * bins_, relevant + q * bins_ * (relevance_->grades - 1));
-        } else {
-          for (int d = 0; d < bins_; ++d) total[q * bins_ + d] += counter_.take(d);
+  // Adds the rows of a piece to total (queries of the tile, bins) and relevant (queries of the
+  // tile, bins, grades - 1).
+  void add(const Piece& piece, int64_t* total, int64_t* relevant) {
+    reader_.read(piece, rows_in_cache(width_), [&](const Block& block) {
+      if (relevance_) relevance_->look_at(block);
+      int64_t row = 0;
+      if (slices_) {
+        const int64_t rows = slices_->kernels.rows;
+        const int64_t all = block.rows / rows;
+        const int64_t turns = (all + slices_->groups - 1) / slices_->groups;
+        for (int64_t turn = 0; turn < turns; ++turn) {
+          const int64_t groups = all * (turn + 1) / turns - all * turn / turns;
+          add_groups(block, row, static_cast<int>(groups), total, relevant);
+          row += groups * rows;
         }
-        stop_.after(block.rows * database_.width);  // a block is large, and queries may be many
       }
+      if (row < block.rows) add_rows(block, row, total, relevant);
     });
   }
 
  private:
+  // Bit slices: tables of some groups of rows, and the queries in the form that goes with them.
+  struct Slices {
+    Slices(const SlicedKernels& kernels_, const uint8_t* queries, int64_t count, int width)
+        : kernels(kernels_),
+          groups(static_cast<int>(std::clamp<int64_t>(kTableBytes / kernels.table_bytes, 1,
+                                                      kernels.counting.most_groups))),
+          tables(groups * kernels.table_bytes),
+          records(count * kernels.record_bytes),
+          workspace(kernels.counting.workspace_bytes),
+          relevant(groups * kernels.rows / 8) {
+      for (int64_t q = 0; q < count; ++q) {
+        kernels.prepare(queries + q * width, width, records.data() + q * kernels.record_bytes);
+      }
+      std::fill_n(workspace.data(), kernels.counting.workspace_bytes, uint8_t{0});
+    }
+
+    static constexpr int64_t kTableBytes = 256 << 10;  // they stay in the second-level cache
+
+    SlicedKernels kernels;
+    int groups;
+    AlignedBytes tables, records, workspace, relevant;
+  };
+
+  void add_groups(const Block& block, int64_t row, int groups, int64_t* total, int64_t* relevant) {
+    const SlicedKernels& kernels = slices_->kernels;
+    for (int group = 0; group < groups; ++group) {
+      const int64_t first = row + group * kernels.rows;
+      kernels.build(block.codes + first * width_, width_, 0,
+                    slices_->tables.data() + group * kernels.table_bytes);
+    }
+    uint64_t* const bits =
+        relevance_ ? reinterpret_cast<uint64_t*>(slices_->relevant.data()) : nullptr;
+    for (int64_t q = 0; q < count_; ++q) {
+      if (bits) relevance_->mark_bits(q, row, groups * kernels.rows, kernels.counting, bits);
+      kernels.counting.count(slices_->tables.data(), groups,
+                             slices_->records.data() + q * kernels.record_bytes, width_, bins_,
+                             bits, slices_->workspace.data(), total + q * bins_,
+                             bits ? relevant + q * bins_ : nullptr);
+      stop_.after(groups * kernels.rows * width_);
+    }
+  }
+
+  void add_rows(const Block& block, int64_t first, int64_t* total, int64_t* relevant) {
+    for (int64_t q = 0; q < count_; ++q) {
+      for (int64_t row = first; row < block.rows; row += step_) {
+        const int64_t rows = std::min(step_, block.rows - row);
+        kernels_.distances(block.codes + row * width_, rows, width_, queries_ + q * width_,
+                           values_.data());
+        if (relevance_) relevance_->mark(q, row, rows, values_.data());
+        counter_.add(values_.data(), rows);
+      }
+      take(total + q * bins_, relevance_ ? relevant + q * bins_ * (grades_ - 1) : nullptr);
+      stop_.after(block.rows * width_);  // a block is large, and queries may be many
+    }
+  }
+
   // Moves what was counted for one query to its histograms.
   void take(int64_t* total, int64_t* relevant) {
-    const int grades = relevance_->grades;
     for (int d = 0; d < bins_; ++d) {
-      int64_t rows = counter_.take(grades * d);
-      for (int grade = 1; grade < grades; ++grade) {
-        const int64_t hits = counter_.take(grades * d + grade);
+      total[d] += counter_.take(grades_ * d);
+      for (int grade = 1; grade < grades_; ++grade) {
+        const int64_t hits = counter_.take(grades_ * d + grade);
         *relevant++ += hits;
-        rows += hits;
+        total[d] += hits;
       }
-      total[d] += rows;
     }
   }
 
-  void count_block(const Block& block, const BlockLabels& labels, int64_t query) {
-    const int width = database_.width;
-    for (int64_t row = 0; row < block.rows; row += step_) {
-      const int64_t rows = std::min(step_, block.rows - row);
-      kernels_.distances(block.codes + row * width, rows, width, queries_.codes + query * width,
-                         values_.data());
-      if (labels.classes) {
-        mark_class(labels.classes + row, relevance_->query_classes[query], rows, values_.data());
-      } else if (labels.words && relevance_->grades > 2) {
-        mark_grades(labels, row, relevance_->query_labels + query * relevance_->words,
-                    relevance_->words, relevance_->grades, rows, values_.data(), shared_.data());
-      } else if (labels.words) {
-        mark_labels(labels, row, relevance_->query_labels + query * relevance_->words,
-                    relevance_->words, rows, values_.data(), shared_.data());
-      }
-      counter_.add(values_.data(), rows);
-    }
-  }
-
-  // The labels of a block: where they lie, or gathered as its codes were.
-  BlockLabels labels_of(const Block& block) {
-    const Relevance& all = *relevance_;
-    if (!block.ids) {
-      if (all.row_classes) return {all.row_classes + block.first_id, nullptr, 0};
-      return {nullptr, all.row_labels + block.first_id, all.rows};
-    }
-    const size_t rows = static_cast<size_t>(block.rows);
-    if (all.row_classes) {
-      classes_.resize(rows);
-      for (size_t i = 0; i < rows; ++i) classes_[i] = all.row_classes[block.ids[i]];
-      return {classes_.data(), nullptr, 0};
-    }
-    words_.resize(rows * static_cast<size_t>(all.words));
-    for (size_t word = 0; word < static_cast<size_t>(all.words); ++word) {
-      const uint16_t* from = all.row_labels + static_cast<int64_t>(word) * all.rows;
-      for (size_t i = 0; i < rows; ++i) words_[word * rows + i] = from[block.ids[i]];
-    }
-    return {nullptr, words_.data(), block.rows};
-  }
-
-  const Database& database_;
-  const Queries& queries_;
-  const Relevance* relevance_;
+  int width_;
+  const uint8_t* queries_;
+  int64_t count_;
   int bins_;
   WidthKernels kernels_;
+  std::optional<TileRelevance> relevance_;
+  std::optional<Slices> slices_;
   BlockReader reader_;
   StopPoints stop_;
   int64_t step_;
-  std::vector<uint16_t> values_, shared_;
-  std::vector<int32_t> classes_;  // of a gathered block
-  std::vector<uint16_t> words_;
+  std::vector<uint16_t> values_;
+  int grades_;  // 1 without relevance
   Counter counter_;
 };
 
@@ -192,9 +156,9 @@ void histogram(const Database& database, const Queries& queries, const Relevance
   std::fill(total, total + cells, 0);
   const int64_t graded = relevance ? bins * (relevance->grades - 1) : 0;  // cells of a query
   if (relevance) std::fill(relevant, relevant + queries.count * graded, 0);
-  const WidthKernels kernels = isa.for_width(database.width);
-  const Plan plan =
+  Plan plan =
       make_plan(database, queries.count, 8 * (bins + std::max<int64_t>(bins, graded)), threads);
+  plan.tile = std::min(plan.tile, TileRelevance::kMostQueries);
   const std::vector<Piece> pieces = cut(database, plan.piece_rows);
 
   if (!plan.split_database) {
@@ -202,9 +166,9 @@ void histogram(const Database& database, const Queries& queries, const Relevance
     parallel_for(tiles, plan.threads, [&](int64_t tile) {
       const int64_t first = tile * plan.tile;
       const int64_t count = std::min(plan.tile, queries.count - first);
-      Histograms histograms(database, queries, relevance, bins, kernels);
+      Histograms histograms(database, queries, first, count, relevance, bins, isa);
       for (const Piece& piece : pieces) {
-        histograms.add(piece, first, count, total + first * bins,
+        histograms.add(piece, total + first * bins,
                        relevance ? relevant + first * graded : nullptr);
       }
     });
@@ -216,9 +180,9 @@ void histogram(const Database& database, const Queries& queries, const Relevance
   parallel_for(plan.threads, plan.threads, [&](int64_t thread) {
     std::vector<int64_t> mine(static_cast<size_t>(cells), 0);
     std::vector<int64_t> hits(static_cast<size_t>(queries.count * graded), 0);
-    Histograms histograms(database, queries, relevance, bins, kernels);
+    Histograms histograms(database, queries, 0, queries.count, relevance, bins, isa);
     for (size_t i; (i = next.fetch_add(1)) < pieces.size();) {
-      histograms.add(pieces[i], 0, queries.count, mine.data(), hits.data());
+      histograms.add(pieces[i], mine.data(), hits.data());
     }
     totals[static_cast<size_t>(thread)] = std::move(mine);
     relevants[static_cast<size_t>(thread)] = std::move(hits);
@@ -232,8 +196,8 @@ void histogram(const Database& database, const Queries& queries, const Relevance
 
 void count_distances(const Part& part, const Database& database, const Queries& queries,
                      int64_t first, int64_t count, int bins, const Kernels& isa, int64_t* counts) {
-  Histograms histograms(database, queries, nullptr, bins, isa.for_width(database.width));
-  for (const Piece& piece : part) histograms.add(piece, first, count, counts, nullptr);
+  Histograms histograms(database, queries, first, count, nullptr, bins, isa);
+  for (const Piece& piece : part) histograms.add(piece, counts, nullptr);
 }
 
 void distances(const uint8_t* codes, int64_t rows, const Queries& queries, int width, int threads,

@@ -41,6 +41,28 @@ struct SlicedHits {
 using SlicedScanFn = int64_t (*)(const uint8_t* table, const uint8_t* records, int64_t queries,
                                  int width, SlicedHits hits);
 
+// Histograms by bit slices, see counting_impl.h.
+struct SlicedCounting {
+  int most_groups = 0;  // of one call
+  int64_t workspace_bytes = 0;
+  // Adds how many rows of some groups lie at each distance from a query: total (bins,), where
+  // every distance that occurs is below bins <= 8 * width + 1.
+  // With relevant (groups * rows / 64,), aligned to 64 bytes, a bit for each row: also how many of
+  // those, to hits.
+  //   tables: of the groups, one after another; workspace: aligned to 64 bytes; all 0, and so
+  //   again.
+  void (*count)(const uint8_t* tables, int groups, const uint8_t* record, int width, int bins,
+                const uint64_t* relevant, uint8_t* workspace, int64_t* total,
+                int64_t* hits) = nullptr;
+  // The bits of the rows whose class is `wanted`. rows: a multiple of 64.
+  void (*mark_classes)(const uint16_t* classes, int64_t rows, uint16_t wanted,
+                       uint64_t* relevant) = nullptr;
+  // The bits of the rows whose labels share a bit with wanted (words,): labels (words, rows), rows
+  // of it `stride` apart.
+  void (*mark_labels)(const uint16_t* labels, int64_t stride, const uint16_t* wanted, int words,
+                      int64_t rows, uint64_t* relevant) = nullptr;
+};
+
 struct SlicedKernels {
   int rows;              // of a group, a multiple of 64
   int64_t table_bytes;   // of a group
@@ -58,6 +80,7 @@ struct SlicedKernels {
   // Returns their number.
   int64_t (*resolve)(const uint8_t* codes, int width, const uint8_t* query, const uint64_t* rows,
                      int limit, Hit* hits);
+  SlicedCounting counting = {};  // count is null where there is none; needs no limit set
 };
 
 struct Kernels {

@@ -1,5 +1,6 @@
 // Bit slices with AVX2: an adder is five instructions, and vpmovmskb picks out a plane.
 
+#include "counting_impl.h"
 #include "sliced_impl.h"
 
 #if defined(__AVX2__)
@@ -48,6 +49,43 @@ struct Avx2 {
     _mm256_storeu_si256(reinterpret_cast<Vector*>(words), xor_(v, fill(~0u)));
   }
 
+  static Vector and_not(Vector a, Vector b) { return _mm256_andnot_si256(a, b); }
+  static bool any(Vector v) { return !_mm256_testz_si256(v, v); }
+  static constexpr int kMostGroups = 31;  // 8 bits of a byte in each
+  static Vector count(Vector v) {
+    const Vector table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,  //
+                                          0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
+    const Vector low = _mm256_set1_epi8(15);
+    const Vector high = and_(_mm256_srli_epi16(v, 4), low);
+    return _mm256_add_epi8(_mm256_shuffle_epi8(table, and_(v, low)),
+                           _mm256_shuffle_epi8(table, high));
+  }
+  static Vector add_counts(Vector a, Vector b) { return _mm256_add_epi8(a, b); }
+  static int64_t sum_counts(Vector v) {
+    const Vector four = _mm256_sad_epu8(v, fill(0));
+    const __m128i two =
+        _mm_add_epi64(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1));
+    return _mm_cvtsi128_si64(two) + _mm_extract_epi64(two, 1);
+  }
+  // All ones in each of 32 numbers that counts, to a bit.
+  static uint32_t to_bits(Vector first, Vector second) {
+    const Vector bytes = _mm256_permute4x64_epi64(_mm256_packs_epi16(first, second), 0xd8);
+    return static_cast<uint32_t>(_mm256_movemask_epi8(bytes));
+  }
+  static Vector numbers_at(const uint16_t* numbers) {
+    return _mm256_loadu_si256(reinterpret_cast<const Vector*>(numbers));
+  }
+  static uint32_t equal(const uint16_t* numbers, uint16_t wanted) {
+    const Vector all = _mm256_set1_epi16(static_cast<int16_t>(wanted));
+    return to_bits(_mm256_cmpeq_epi16(numbers_at(numbers), all),
+                   _mm256_cmpeq_epi16(numbers_at(numbers + 16), all));
+  }
+  static uint32_t shared(const uint16_t* numbers, uint16_t wanted) {
+    const Vector all = _mm256_set1_epi16(static_cast<int16_t>(wanted)), none = fill(0);
+    return ~to_bits(_mm256_cmpeq_epi16(and_(numbers_at(numbers), all), none),
+                    _mm256_cmpeq_epi16(and_(numbers_at(numbers + 16), all), none));
+  }
+
   // Two codes from `low` on and two from `high` on, their bytes in turn: a0 b0 a1 b1 ... a7 b7.
   static Vector pairs(const uint8_t* low, const uint8_t* high) {
     const __m128i l = _mm_loadu_si128(reinterpret_cast<const __m128i*>(low));
@@ -92,7 +130,11 @@ struct Avx2 {
 
 }  // namespace
 
-SlicedKernels avx2_sliced(int width) { return sliced_kernels<Avx2>(width); }
+SlicedKernels avx2_sliced(int width) {
+  SlicedKernels kernels = sliced_kernels<Avx2>(width);
+  kernels.counting = sliced_counting<Avx2>(width);
+  return kernels;
+}
 
 }  // namespace coophash
 

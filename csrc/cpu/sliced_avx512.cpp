@@ -1,5 +1,6 @@
 // Bit slices with AVX-512: an adder is two instructions (vpternlogd), and GFNI transposes bits.
 
+#include "counting_impl.h"
 #include "sliced_impl.h"
 
 #if defined(__AVX512VPOPCNTDQ__) && defined(__AVX512BW__) && defined(__AVX512VBMI__) && \
@@ -42,6 +43,21 @@ struct Avx512 {
   static bool all_ones(Vector v) { return _mm512_cmpneq_epi32_mask(v, _mm512_set1_epi32(-1)) == 0; }
   static void store_complement(uint64_t* words, Vector v) {
     _mm512_storeu_si512(words, _mm512_xor_si512(v, _mm512_set1_epi32(-1)));
+  }
+
+  static Vector and_not(Vector a, Vector b) { return _mm512_andnot_si512(a, b); }
+  static bool any(Vector v) { return _mm512_test_epi64_mask(v, v) != 0; }
+  static constexpr int kMostGroups = 1 << 20;
+  static Vector count(Vector v) { return _mm512_popcnt_epi64(v); }
+  static Vector add_counts(Vector a, Vector b) { return _mm512_add_epi64(a, b); }
+  static int64_t sum_counts(Vector v) { return _mm512_reduce_add_epi64(v); }
+  static uint32_t equal(const uint16_t* numbers, uint16_t wanted) {
+    const Vector all = _mm512_set1_epi16(static_cast<int16_t>(wanted));
+    return _mm512_cmpeq_epi16_mask(_mm512_loadu_si512(numbers), all);
+  }
+  static uint32_t shared(const uint16_t* numbers, uint16_t wanted) {
+    const Vector all = _mm512_set1_epi16(static_cast<int16_t>(wanted));
+    return _mm512_test_epi16_mask(_mm512_loadu_si512(numbers), all);
   }
 
   // Rows and columns of eight vectors of eight 64-bit numbers change places.
@@ -99,7 +115,11 @@ struct Avx512 {
 
 }  // namespace
 
-SlicedKernels avx512_sliced(int width) { return sliced_kernels<Avx512>(width); }
+SlicedKernels avx512_sliced(int width) {
+  SlicedKernels kernels = sliced_kernels<Avx512>(width);
+  kernels.counting = sliced_counting<Avx512>(width);
+  return kernels;
+}
 
 }  // namespace coophash
 

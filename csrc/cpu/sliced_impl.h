@@ -169,6 +169,7 @@ void build(const uint8_t* codes, int width, int64_t ahead, uint8_t* table) {
     }
   }
   while (node < node_count(width)) write(Ops::fill(0), Ops::fill(0));
+  Ops::store(table + int64_t{node} * kVariants * Ops::kBytes, parity);
 }
 
 // Adds up what the query takes at `Nodes` <= 2^Digits nodes; sums[i] is digit i + 1. Returns the
@@ -303,13 +304,14 @@ SlicedKernels sliced_kernels(int width) {
       break;
   }
   return {8 * Ops::kBytes,
-          int64_t{node_count(width)} * kVariants * Ops::kBytes,
+          (int64_t{node_count(width)} * kVariants + 1) * Ops::kBytes,
           record_bytes(width),
           &build<Ops>,
           &prepare,
           &set_limit,
           scan,
-          &resolve<8 * Ops::kBytes>};
+          &resolve<8 * Ops::kBytes>,
+          {}};
 }
 
 }  // namespace

@@ -40,6 +40,47 @@ void check_query(const coophash::SlicedKernels& kernels, const uint8_t* codes, i
   if (place != count) fail("slices, limit %d, then %d: too many hits", limit, lower);
 }
 
+// Histograms of a group, whole and of every third row, twice over: counts are added.
+void check_counting(const coophash::SlicedKernels& kernels, int width, const uint8_t* table,
+                    const uint8_t* record, const std::vector<int>& distances) {
+  const coophash::SlicedCounting& counting = kernels.counting;
+  const int bins = 8 * width + 1;
+  const size_t bytes = static_cast<size_t>(counting.workspace_bytes);
+  const coophash::AlignedBytes tables(2 * kernels.table_bytes), workspace(counting.workspace_bytes);
+  const coophash::AlignedBytes bits(2 * kernels.rows / 8);
+  std::memset(workspace.data(), 0, bytes);
+  std::vector<uint16_t> classes;
+  for (int i = 0; i < 2; ++i) {
+    std::memcpy(tables.data() + i * kernels.table_bytes, table,
+                static_cast<size_t>(kernels.table_bytes));
+    for (int row = 0; row < kernels.rows; ++row) classes.push_back(static_cast<uint16_t>(row % 3));
+  }
+  uint64_t* const relevant = reinterpret_cast<uint64_t*>(bits.data());
+  counting.mark_classes(classes.data(), 2 * kernels.rows, 1, relevant);
+  Guarded<int64_t> total(bins, Guarded<int64_t>::Side::kBack);
+  Guarded<int64_t> hits(bins, Guarded<int64_t>::Side::kBack);
+  for (int d = 0; d < bins; ++d) total.data()[d] = hits.data()[d] = 0;
+  for (const bool split : {true, false, true}) {
+    counting.count(tables.data(), 2, record, width, bins, split ? relevant : nullptr,
+                   workspace.data(), total.data(), split ? hits.data() : nullptr);
+  }
+  std::vector<int64_t> all(static_cast<size_t>(bins)), some(all);
+  for (size_t row = 0; row < distances.size(); ++row) {
+    all[static_cast<size_t>(distances[row])] += 6;
+    some[static_cast<size_t>(distances[row])] += row % 3 == 1 ? 4 : 0;
+  }
+  for (size_t d = 0; d < all.size(); ++d) {
+    if (total.data()[d] != all[d] || hits.data()[d] != some[d]) {
+      fail("slices: %lld and %lld rows at distance %zu, expected %lld and %lld",
+           (long long)total.data()[d], (long long)hits.data()[d], d, (long long)all[d],
+           (long long)some[d]);
+    }
+  }
+  for (size_t i = 0; i < bytes; ++i) {
+    if (workspace.data()[i]) fail("slices: the workspace is not 0 at byte %zu", i);
+  }
+}
+
 void check_kind(const coophash::Kernels& isa, int width, Kind kind, bool short_run) {
   using Side = Guarded<uint8_t>::Side;
   const coophash::SlicedKernels kernels = isa.sliced(width);
@@ -71,6 +112,12 @@ void check_kind(const coophash::Kernels& isa, int width, Kind kind, bool short_r
   }
   for (int64_t q = 0; q < kQueries; ++q) {
     kernels.prepare(queries.data() + q * width, width, records.data() + q * kernels.record_bytes);
+  }
+  if (kernels.counting.count) {
+    for (int64_t q = 0; q < kQueries; ++q) {
+      check_counting(kernels, width, table.data(), records.data() + q * kernels.record_bytes,
+                     expected[static_cast<size_t>(q)]);
+    }
   }
   std::vector<int> limits = {8 * width, 1, 8 * width - 1, 2, 4 * width, 3 * width, 5 * width};
   for (const int distance : {0, 40, 60}) {
