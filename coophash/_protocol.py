@@ -14,10 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from coophash import metrics
 from coophash._labels import check_labels
+from coophash._options import Empty, Ties
 from coophash._splits import Order, Rule, Split, draw, hold_back, ordered, pool
 from coophash.codes import as_numpy
 from coophash.data.image_list import ImageList, read_image_lists
 from coophash.data.known import KNOWN, known_set
+from coophash.ties import Divisor
 
 Database = Literal["rest", "train+rest", "train", "list"]
 
@@ -72,9 +74,9 @@ class Protocol:
     seed: int = 0
     database_order: Order = "drawn"
     k: int | None = None
-    ties: metrics.Ties = "average"
-    empty: metrics.Empty = "zero"
-    divisor: metrics.Divisor = "relevant"
+    ties: Ties = "average"
+    empty: Empty = "zero"
+    divisor: Divisor = "relevant"
     image_size: int = 224
     classes: int
     multi_label: bool = False
@@ -83,8 +85,8 @@ class Protocol:
 
     def __post_init__(self) -> None:
         choices = {
-            "rule": Rule, "database": Database, "database_order": Order, "ties": metrics.Ties,
-            "empty": metrics.Empty, "divisor": metrics.Divisor, "dataset": None,
+            "rule": Rule, "database": Database, "database_order": Order, "ties": Ties,
+            "empty": Empty, "divisor": Divisor, "dataset": None,
         }  # fmt: skip
         for name, choice in choices.items():
             known = tuple(KNOWN) if choice is None else get_args(choice)

@@ -23,19 +23,23 @@ State = Literal["ok", "missing", "unused", "broken"]
 # extra -> modules that it brings, beside what other extras of the same line bring
 EXTRAS = {
     "train": ("torch", "safetensors", "tqdm", "PIL", "scipy"),
+    "data": ("scipy", "h5py", "PIL"),
     "cli": ("typer", "rich", "tqdm"),
     "report": ("matplotlib", "jinja2", "PIL"),
     "demo": ("mlxtend",),
     "faiss": ("faiss",),
     "ray": ("ray",),
+    "torchmetrics": ("torch", "torchmetrics"),
 }
 _USE = {
     "train": "learning and using models",
+    "data": ".mat and .h5 files",
     "cli": "the command line",
     "report": "HTML reports",
     "demo": "the digits of `coophash demo`",
     "faiss": "comparing with faiss",
     "ray": "an index over many machines",
+    "torchmetrics": "the metrics as torchmetrics classes",
 }
 VARIABLES = {
     "COOPHASH_BACKEND": ("auto", "reference", "native", "triton", "cuda"),
