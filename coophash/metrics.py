@@ -56,10 +56,12 @@ from coophash._metrics_radius import (
     radius_aware_map,
 )
 from coophash._options import (
+    Cost,
     Divisor,
     Empty,
     Gain,
     Graded,
+    Mean,
     Ties,
     check_choice,
     check_k,
@@ -68,7 +70,14 @@ from coophash._options import (
 from coophash.relevance import check_retrieval
 
 __all__ = [
+    "Cost",
+    "Divisor",
+    "Empty",
+    "Gain",
+    "Graded",
+    "Mean",
     "PrecisionRecallCurve",
+    "Ties",
     "average_precision",
     "evaluate",
     "mean_average_precision",
