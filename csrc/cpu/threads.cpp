@@ -1,6 +1,9 @@
 #include "threads.h"
 
 #include <pthread.h>
+#ifdef __linux__
+#include <sched.h>
+#endif
 
 #include <algorithm>
 #include <chrono>
@@ -17,6 +20,29 @@
 namespace coophash {
 namespace {
 
+#ifdef __linux__
+int this_core() { return sched_getcpu(); }
+
+// Takes this thread off a core on which the caller is at work. Linux likes to wake a thread where
+// the one that woke it runs, and where cores share no cache, as on many virtual machines, it may
+// leave both there for tens of milliseconds: longer than most searches take. The affinity is put
+// back at once; what remains is that the thread is elsewhere and will be woken there.
+void leave_core(int core) {
+  if (core < 0 || sched_getcpu() != core) return;
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return;
+  cpu_set_t others = allowed;
+  CPU_CLR(static_cast<size_t>(core), &others);
+  if (CPU_COUNT(&others) == 0) return;
+  if (sched_setaffinity(0, sizeof(others), &others) == 0) {
+    sched_setaffinity(0, sizeof(allowed), &allowed);
+  }
+}
+#else
+int this_core() { return -1; }
+void leave_core(int) {}
+#endif
+
 // One call of parallel_for. Every field is guarded by the pool's mutex: a task is a whole pass over
 // some rows, so taking one is rare.
 struct Job {
@@ -25,6 +51,7 @@ struct Job {
   int64_t next = 0;
   int64_t running = 0;
   int helpers;                              // workers that may still join
+  int core = this_core();                   // where the caller is at work
   StopScope* scope = StopScope::current();  // of the caller, or null
   std::exception_ptr error;
   std::condition_variable done;
@@ -75,6 +102,7 @@ class Pool {
       wake_.wait(lock, [this] { return !jobs_.empty(); });
       Job& job = *jobs_.front();
       if (--job.helpers == 0) forget(job);
+      leave_core(job.core);
       work(job, lock);
     }
   }
