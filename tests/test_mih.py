@@ -196,6 +196,25 @@ class TestFallback:
         # eight were tried, and each for a small part of the codes
         assert stats["compared"] < 8 * 0.1 * len(codes)
 
+    def test_hopeless_queries_are_tried_now_and_then(self):
+        rng = np.random.default_rng(1)
+        flat, tables = pair(256, substrings=16, scale=1.0)
+        codes = make_codes(rng, 50_000, 256, "uniform")
+        for index in (flat, tables):
+            index.add(codes)
+        tried = []
+        for query in make_codes(rng, 64, 256, "uniform")[:, None]:
+            before = tables._tables.stats()["compared"]
+            assert_equal(tables.search(query, 10), flat.search(query, 10))
+            tried.append(tables._tables.stats()["compared"] > before)
+        assert tried == [i < 8 or i % 8 == 0 for i in range(64)]
+        for _ in range(8):  # one of eight like these is tried, and all that follow
+            assert_equal(tables.search(codes[:1], 10), flat.search(codes[:1], 10))
+        assert tables._tables.stats()["flat"] == 72  # ten neighbours of a code are as hopeless
+        for query in codes[:20, None]:
+            assert_equal(tables.search(query, 1), flat.search(query, 1))
+        assert tables._tables.stats()["flat"] == 72  # but its nearest is not, and is another kind
+
     @pytest.mark.parametrize("count", [1, 50])
     def test_near_neighbours_are_found_in_tables(self, count):
         rng = np.random.default_rng(0)
@@ -204,7 +223,8 @@ class TestFallback:
         for index in (flat, tables):
             index.add(codes)
         tables._tables.substrings = 4
-        queries = codes[:count] ^ ch.pack(rng.random((count, 64)) < 0.01)
+        queries = codes[:count].copy()
+        queries[:, 0] ^= 1
         assert_equal(tables.search(queries, 1), flat.search(queries, 1))
         assert_equal(tables.range_search(queries, 3), flat.range_search(queries, 3))
         stats = tables._tables.stats()

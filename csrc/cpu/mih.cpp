@@ -18,7 +18,11 @@ void topk(const Database& database, const Indexes& all, const Queries& queries, 
   }
   // Rows that are in no table first: what is found there lowers the cut for the tables.
   const Database rest = uncovered(database, indexes);
-  topk(rest, queries, k, threads, kernels, distances, ids);
+  if (rest.spans.empty()) {
+    std::fill(ids, ids + queries.count * k, kNoId);
+  } else {
+    topk(rest, queries, k, threads, kernels, distances, ids);
+  }
   const Places places(database);
   const auto begin = [&](int64_t q, Nearest& nearest) {
     for (int64_t i = q * k; i < (q + 1) * k && ids[i] != kNoId; ++i) {

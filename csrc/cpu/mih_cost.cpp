@@ -8,17 +8,36 @@
 namespace coophash {
 namespace {
 
-// Measured on one core of an AMD EPYC (Zen 4) with benchmarks/bench_mih.py; like the costs of the
-// flat search (costs.cpp) they move together from machine to machine, and only ratios decide.
+// Measured on one core of an AMD EPYC (Zen 4) with benchmarks/bench_mih.py, beside other work on
+// the machine: buckets lie anywhere in memory, and walks suffer from a busy memory more than a flat
+// search of a batch does, which works in its caches. On a quiet machine bytes cost half as much;
+// where that decides, both ways are as good. Like the costs of the flat search (costs.cpp) they
+// move together from machine to machine, and only ratios count.
 struct Costs {
+  double turn;         // to begin with a table at a radius
   double near_bucket;  // a bucket whose offset is in a near cache, 2^16 values and fewer
   double far_bucket;   // a bucket of a larger table
   double narrow_byte;  // a byte of an entry, read in one run with the rest of its bucket
   double wide_entry;   // an entry that is looked up elsewhere
   double wide_byte;    // a byte of a code there
-  double row;          // a row of a group
+  double found;        // a code that passes
+  double result;       // a row of the result: its place, its id
+  double row;          // a row of a group that is looked at for a filter
 };
-constexpr Costs kCosts = {10, 18, 0.06, 8, 0.1, 2};
+constexpr Costs kCosts = {100, 28, 34, 0.12, 10, 0.15, 60, 250, 2};
+
+// flat_ns_per_row, unless the rows are few enough to stay in a cache from one search to the next.
+double flat_row_ns(const Kernels& kernels, int width, int64_t queries, int64_t rows) {
+  constexpr int64_t kCached = 16 << 20;  // bytes
+  constexpr double kCachedNsPerByte = 1 / 60.0;
+  if (rows * width > kCached) return flat_ns_per_row(kernels, width, queries);
+  const FlatCosts costs = flat_costs(kernels, width);
+  const double count = static_cast<double>(queries);
+  const double work = slices_pay(kernels, width, queries, Path::kAuto)
+                          ? costs.build + count * costs.slice
+                          : count * costs.row;
+  return std::max(work, width * kCachedNsPerByte);
+}
 
 double binomial(int n, int k) {
   double value = 1;
@@ -81,13 +100,23 @@ int uniform_radius(int64_t rows, int bits) {
 }  // namespace
 
 double probe_ns(const MultiIndex& index, const Table& table, double buckets, double entries) {
-  return buckets * bucket_ns(table.part.bits) + entries * entry_ns(index.width, table.entry_bytes);
+  return kCosts.turn + buckets * bucket_ns(table.part.bits) +
+         entries * entry_ns(index.width, table.entry_bytes);
 }
+
+double found_ns() { return kCosts.found; }
+
+double result_ns() { return kCosts.result; }
 
 double rows_ns(double rows) { return rows * kCosts.row; }
 
-double sweep_ns(const MultiIndex& index, const Kernels& kernels) {
-  return static_cast<double>(index.groups) * flat_ns_per_row(kernels, index.width, 1);
+double sweep_ns(int64_t groups, int width, const Kernels& kernels) {
+  return kCosts.turn + static_cast<double>(groups) * flat_row_ns(kernels, width, 1, groups);
+}
+
+double least_ns(const MultiIndex& index, const Kernels& kernels) {
+  if (index.tables.empty()) return sweep_ns(index.groups, index.width, kernels);
+  return static_cast<double>(index.tables.size()) * (kCosts.turn + bucket_ns(16));
 }
 
 std::vector<Substring> choose_substrings(int64_t groups, int64_t rows, int bits, int wanted,
@@ -103,7 +132,7 @@ std::vector<Substring> choose_substrings(int64_t groups, int64_t rows, int bits,
   // Two kinds of query: one to which the tenth nearest is as far as among random codes, and one
   // with near neighbours, as learned codes have. Neither costs more than looking at all groups, so
   // that a kind that is hopeless has no say.
-  const double all = count * flat_ns_per_row(kernels, width, 1);
+  const double all = sweep_ns(groups, width, kernels);
   const int far = uniform_radius(rows, bits), near = std::min(far, bits / 8);
   std::vector<Substring> best;
   double least = all * all;
@@ -119,32 +148,32 @@ std::vector<Substring> choose_substrings(int64_t groups, int64_t rows, int bits,
   return best;
 }
 
+// As if the numbers of bits that differ in the substrings were independent of one another, each
+// hypergeometric.
 std::vector<double> seen_shares(const MultiIndex& index, const std::vector<int>& done) {
-  // Ways to choose the differing bits so that each table has more of them than it was probed for.
-  const size_t most = static_cast<size_t>(index.bits);
-  std::vector<double> ways(most + 1, 0), next(most + 1);
-  int uncovered = index.bits;
-  for (const Table& table : index.tables) uncovered -= table.part.bits;
-  for (int i = 0; i <= uncovered; ++i) ways[static_cast<size_t>(i)] = binomial(uncovered, i);
+  const int bits = index.bits;
+  std::vector<double> unseen(static_cast<size_t>(bits) + 1, 1);
+  std::vector<double> share;  // the same for tables of one length and radius
   for (size_t j = 0; j < index.tables.size(); ++j) {
     const int length = index.tables[j].part.bits;
-    std::fill(next.begin(), next.end(), 0);
-    double choices = binomial(length, done[j] + 1);
-    for (int i = done[j] + 1; i <= length; ++i) {
-      for (size_t d = static_cast<size_t>(i); d <= most; ++d) {
-        next[d] += choices * ways[d - static_cast<size_t>(i)];
+    if (j == 0 || length != index.tables[j - 1].part.bits || done[j] != done[j - 1]) {
+      share.assign(unseen.size(), 0);
+      double none = 1;  // that no bit of the substring is among the d that differ
+      for (int d = 0; d <= bits; ++d) {
+        double just = none, few = 0;
+        for (int i = 0; i <= std::min(done[j], d); ++i) {  // just i of them are
+          few += just;
+          const int outside = bits - length - d + i + 1;
+          just = outside > 0 ? just * (length - i) * (d - i) / ((i + 1.0) * outside) : 0;
+        }
+        share[static_cast<size_t>(d)] = std::max(0.0, 1 - few);
+        none = none * std::max(0, bits - length - d) / std::max(1, bits - d);
       }
-      choices = choices * (length - i) / (i + 1);
     }
-    ways.swap(next);
+    for (size_t d = 0; d < unseen.size(); ++d) unseen[d] *= share[d];
   }
-  std::vector<double> seen(most + 1);
-  double all = 1;
-  for (size_t d = 0; d <= most; ++d) {
-    seen[d] = 1 - std::min(1.0, ways[d] / all);
-    all = all * static_cast<double>(most - d) / static_cast<double>(d + 1);
-  }
-  return seen;
+  for (double& value : unseen) value = 1 - value;
+  return unseen;
 }
 
 double flat_query_ns(const Database& database, int64_t queries, int threads,
@@ -153,7 +182,9 @@ double flat_query_ns(const Database& database, int64_t queries, int threads,
   constexpr double kFilterWord = 1, kGather = 3;
   constexpr int64_t kSample = 1024;  // words of a filter
   double ns = 0;
-  const double row = flat_ns_per_row(kernels, database.width, queries);
+  int64_t all = 0;
+  for (const Span& span : database.spans) all += span.rows;
+  const double row = flat_row_ns(kernels, database.width, queries, all);
   const double count = static_cast<double>(queries);
   for (const Span& span : database.spans) {
     const double rows = static_cast<double>(span.rows);

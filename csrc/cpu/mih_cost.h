@@ -14,11 +14,18 @@ namespace coophash {
 // `entries` in all.
 double probe_ns(const MultiIndex& index, const Table& table, double buckets, double entries);
 
+// Nanoseconds for each code that may be a result, and for each row that is one.
+double found_ns();
+double result_ns();
+
 // Nanoseconds of one thread to look at `rows` rows of a group: is it allowed, which id has it.
 double rows_ns(double rows);
 
 // Nanoseconds of one thread to compare a query with all groups of an index without tables.
-double sweep_ns(const MultiIndex& index, const Kernels& kernels);
+double sweep_ns(int64_t groups, int width, const Kernels& kernels);
+
+// Nanoseconds that every query takes.
+double least_ns(const MultiIndex& index, const Kernels& kernels);
 
 // The substrings for so many groups, by predicted cost; none where tables do not pay. `wanted`: how
 // many, or -1 to choose.

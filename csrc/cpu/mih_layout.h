@@ -13,6 +13,8 @@
 #ifndef COOPHASH_CPU_MIH_LAYOUT_H_
 #define COOPHASH_CPU_MIH_LAYOUT_H_
 
+#include <array>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -77,6 +79,33 @@ struct Table {
   Buffer<uint8_t> entries;   // (groups * entry_bytes + kSlack,)
 };
 
+// Which searches were given up lately, so that not every one of a hopeless kind begins with a
+// trial: after eight in a row one of eight is tried, until one succeeds. Results do not depend on
+// it.
+class History {
+ public:
+  // kinds: what searches have in common, by k or radius and by the size of the batch.
+  static constexpr size_t kKinds = 128;
+
+  bool hopeless(size_t kind) {
+    std::atomic<uint32_t>& failures = failures_[kind];
+    const uint32_t now = failures.load(std::memory_order_relaxed);
+    if (now < kEnough || now % kEnough == 0) return false;
+    failures.store(now + 1, std::memory_order_relaxed);  // one lost to another thread is no harm
+    return true;
+  }
+  void note(size_t kind, bool succeeded) {
+    std::atomic<uint32_t>& failures = failures_[kind];
+    const uint32_t now = failures.load(std::memory_order_relaxed);
+    failures.store(succeeded ? 0 : now < 1 << 30 ? now + 1 : kEnough, std::memory_order_relaxed);
+  }
+
+ private:
+  static constexpr uint32_t kEnough = 8;
+
+  std::array<std::atomic<uint32_t>, kKinds> failures_{};
+};
+
 class MultiIndex {
  public:
   int bits;
@@ -88,6 +117,7 @@ class MultiIndex {
   Buffer<uint8_t> codes;      // (groups, width) by rank, and slack; empty for narrow with tables
   Buffer<uint32_t> starts;    // (groups + 1,) into rows; empty: each group is one row
   Buffer<uint32_t> rows;      // places - first, by rank and then by id
+  mutable History history;    // of searches in which this is the first index
 
   bool narrow() const { return width <= kNarrow; }
   // It holds nothing: a flat search of its rows is as good.

@@ -14,7 +14,7 @@ namespace {
 constexpr double kTrial = 0.05, kWorth = 0.85, kMost = 1.5;
 
 constexpr int64_t kList = 256;        // buckets whose offsets are read before their codes
-constexpr int64_t kRoom = 8192;       // entries between two looks at the cut, at most
+constexpr int64_t kRoom = 2048;       // entries between two looks at the cut, at most
 constexpr int64_t kPart = kRoom / 2;  // a longer bucket is cut into parts
 
 }  // namespace
@@ -38,7 +38,7 @@ bool Walker::walk(const uint8_t* query, int64_t k, double budget, Nearest& neare
     if (!indexes_[i]->tables.empty()) {
       if (!walk_tables(i)) return false;
     } else {
-      spent_ += sweep_ns(*indexes_[i], kernels_);
+      spent_ += sweep_ns(indexes_[i]->groups, width_, kernels_);
       if (spent_ > budget_) return false;
       sweep(i);
     }
@@ -67,7 +67,8 @@ bool Walker::walk_tables(size_t number) {
       const auto [place, is_new] = shares_.try_emplace({number, done_});
       if (is_new) place->second = seen_shares(index, done_);
       const int likely = nearest_->likely_cut(place->second);
-      if (spent_ + remaining(index, likely) > kWorth * budget_) return false;
+      const double to_come = remaining(index, likely) + results_ns();
+      if (spent_ + to_come > kWorth * budget_) return false;
       worth = true;
     }
     if (spent_ + next > kMost * budget_) return false;
@@ -75,6 +76,11 @@ bool Walker::walk_tables(size_t number) {
     done_[j] = radius;
   }
   return true;
+}
+
+// To list the results. How many a range search has is not known.
+double Walker::results_ns() const {
+  return k_ == std::numeric_limits<int64_t>::max() ? 0 : static_cast<double>(k_) * result_ns();
 }
 
 int Walker::unseen_from(const MultiIndex& index) const {
@@ -86,12 +92,12 @@ int Walker::unseen_from(const MultiIndex& index) const {
   return sum;
 }
 
-// What is still to pay if the cut ends at `radius`.
+// What is still to pay if the cut ends at `radius`; more than the budget, if it is more.
 double Walker::remaining(const MultiIndex& index, int radius) const {
   std::vector<int> done = done_;
   double sum = 0;
   int unseen = unseen_from(index);
-  while (unseen <= radius) {
+  while (unseen <= radius && sum <= budget_) {
     const size_t j = static_cast<size_t>(std::min_element(done.begin(), done.end()) - done.begin());
     const Table& table = index.tables[j];
     if (++done[j] > table.masks->radius()) return std::numeric_limits<double>::infinity();
@@ -146,6 +152,17 @@ void Walker::probe(size_t number, size_t table, int radius) {
                      static_cast<double>(compared_ - before));
 }
 
+// Whether a bucket probed earlier holds the code as well: then it was pushed from there.
+template <class PartOf>
+bool Walker::met_before(const MultiIndex& index, size_t table, const PartOf& part_of) const {
+  for (size_t j = 0; j < done_.size(); ++j) {
+    if (j == table) continue;
+    const uint32_t differing = part_of(index.tables[j].part) ^ values_[j];
+    if (__builtin_popcount(differing) <= done_[j]) return true;
+  }
+  return false;
+}
+
 // The codes of the listed buckets. Those of a bucket differ from the query in `radius` bits of the
 // substring, so what is left of the cut is for the rest of the code.
 void Walker::flush(size_t number, size_t table, int radius, int64_t count) {
@@ -175,9 +192,8 @@ void Walker::flush(size_t number, size_t table, int radius, int64_t count) {
       if (distance > nearest_->cut()) continue;
       const uint8_t* entry = at.entries.data() + int64_t{hit.entry} * at.entry_bytes;
       const uint64_t word = at.part.join(load_word(entry, at.entry_bytes), list[hit.bucket].value);
-      uint8_t code[kNarrow];
-      for (int byte = 0; byte < width_; ++byte) code[byte] = static_cast<uint8_t>(word >> 8 * byte);
-      if (met_before(index, code, table)) continue;
+      const auto part_of = [word](Substring part) { return part.of(word); };
+      if (met_before(index, table, part_of)) continue;
       push(number, static_cast<uint32_t>(distance), word, false);
     }
     b = stop;
@@ -205,7 +221,9 @@ void Walker::look_up(size_t number, size_t table, int64_t count) {
     for (int64_t i = 0; i < hits; ++i) {
       const Hit& hit = hits_[static_cast<size_t>(i)];
       if (static_cast<int>(hit.distance) > nearest_->cut()) continue;
-      if (met_before(index, codes_.data() + hit.row * width, table)) continue;
+      const uint8_t* code = codes_.data() + hit.row * width;
+      const auto part_of = [=](Substring part) { return substring_of(code, width_, part); };
+      if (met_before(index, table, part_of)) continue;
       push(number, hit.distance, ranks_[hit.row], true);
     }
     ranks_.clear();
@@ -243,16 +261,6 @@ void Walker::sweep(size_t number) {
   }
 }
 
-// Whether a bucket probed earlier holds the code as well: then it was pushed from there.
-bool Walker::met_before(const MultiIndex& index, const uint8_t* code, size_t table) const {
-  for (size_t j = 0; j < done_.size(); ++j) {
-    if (j == table) continue;
-    const uint32_t differing = substring_of(code, width_, index.tables[j].part) ^ values_[j];
-    if (__builtin_popcount(differing) <= done_[j]) return true;
-  }
-  return false;
-}
-
 // Whether a group counts with all its rows. That takes its rank, which is some work; without it a
 // group counts as one row, which is right too but lowers the cut later. Filters must be looked at.
 bool Walker::counts_rows(const MultiIndex& index) const {
@@ -262,6 +270,7 @@ bool Walker::counts_rows(const MultiIndex& index) const {
 
 void Walker::push(size_t number, uint32_t distance, uint64_t key, bool is_rank) {
   const MultiIndex& index = *indexes_[number];
+  spent_ += found_ns();
   int64_t rows = 1;
   if (counts_rows(index)) {
     if (!is_rank) key = static_cast<uint64_t>(index.rank_of(key));

@@ -32,7 +32,7 @@ class Walker {
 
  private:
   bool walk_tables(size_t number);
-  bool worth_it(const MultiIndex& index);
+  double results_ns() const;
   double remaining(const MultiIndex& index, int radius) const;
   double expected(const MultiIndex& index, const Table& table, int radius) const;
   int unseen_from(const MultiIndex& index) const;
@@ -40,7 +40,8 @@ class Walker {
   void flush(size_t number, size_t table, int radius, int64_t buckets);
   void look_up(size_t number, size_t table, int64_t buckets);
   void sweep(size_t number);
-  bool met_before(const MultiIndex& index, const uint8_t* code, size_t table) const;
+  template <class PartOf>
+  bool met_before(const MultiIndex& index, size_t table, const PartOf& part_of) const;
   bool counts_rows(const MultiIndex& index) const;
   void push(size_t number, uint32_t distance, uint64_t key, bool is_rank);
 

@@ -13,6 +13,7 @@
 
 #include "../../csrc/cpu/kernels.h"
 #include "check_support.h"
+#include "mih_check.h"
 #include "sliced_check.h"
 #include "thread_check.h"
 
@@ -323,6 +324,7 @@ void check_isa(const Kernels& isa) {
   for (const int width : widths()) {
     for (const Kind kind : kKinds) check_loops(isa, width, kind);
     check_slices(isa, width, short_run);
+    if (width <= 9 || width % 16 == 1) check_multi_index(isa, width);
     if (width <= 33 || width % 64 == 0) check_all_distances(isa, width);
     const Kind kind = kKinds[width % 3];
     check_searches(isa, width, kind, 0, 2, true, 1);
