@@ -1,17 +1,9 @@
-"""Run by test_interpreter.py in a process of its own: kernels in Triton's interpreter, as JSON.
-
-Every case runs the public op twice, once by its reference and once by its kernel, and prints
-{"case": [largest difference, allowed difference]}.
-"""
+"""Parity of langevin_step and of the random stream: see parity.py."""
 
 from __future__ import annotations
 
-import json
-import os
-
-os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
-
 import numpy as np
+import parity
 import torch
 import triton
 import triton.language as tl
@@ -20,27 +12,18 @@ from coophash.kernels import langevin_step
 from coophash.kernels.philox import box_muller, philox4x32
 from coophash.kernels.philox_triton import philox_normals
 
-results: dict[str, list[float]] = {}
-
 
 def compare(case, x, grad, allowed=1e-6, out=None, **options):
-    moved = []
-    for backend in ("reference", "triton"):
-        os.environ["COOPHASH_BACKEND"] = backend
-        target = None if out is None else out(x)
-        result = langevin_step(x, grad, out=target, grad_scale=0.5, **options)
+    def moved():
+        result = langevin_step(
+            x, grad, out=None if out is None else out(x), grad_scale=0.5, **options
+        )
         assert result.dtype == x.dtype and result.shape == x.shape, case
         if out is None:
             assert result.stride() == torch.empty_like(x).stride(), case
-        moved.append(result.double())
-    reference, triton = moved
-    assert torch.equal(reference.isnan(), triton.isnan()), case
-    difference = (reference - triton).nan_to_num().abs()
-    if x.dtype == torch.bfloat16:
-        # One unit in the last place: the interpreter cuts bfloat16 off instead of rounding it.
-        difference = difference / reference.abs().clamp(min=1e-2)
-        allowed = 2**-7
-    results[case] = [difference.max().item() if difference.numel() else 0.0, allowed]
+        return result
+
+    parity.compare(case, moved, allowed)
 
 
 def tensors(shape, dtype=torch.float32):
@@ -96,15 +79,22 @@ def shifted(x):
 
 
 compare("out of other memory", base[:-1], torch.randn(100), noise_scale=0.3, out=shifted)
-for backend in ("reference", "triton"):
-    os.environ["COOPHASH_BACKEND"] = backend
-    for case in ("in place", "shifted"):
-        fresh, grad = torch.linspace(-1, 1, 101), torch.linspace(2, 3, 100)
-        x = fresh[:-1]
-        expected = x - 0.5 * grad
-        out = x if case == "in place" else fresh[1:]
-        langevin_step(x, grad, grad_scale=0.5, out=out)
-        results[f"{case} {backend}"] = [(out - expected).abs().max().item(), 1e-6]
+
+
+def in_memory_of_x(case):
+    fresh, grad = torch.linspace(-1, 1, 101), torch.linspace(2, 3, 100)
+    x = fresh[:-1]
+    expected = x - 0.5 * grad
+    out = x if case == "in place" else fresh[1:]
+    langevin_step(x, grad, grad_scale=0.5, out=out)
+    return (out - expected).abs().max().item()
+
+
+for case in ("in place", "shifted"):
+    for backend, difference in zip(
+        ("reference", "triton"), parity.by_both(lambda case=case: in_memory_of_x(case)), strict=True
+    ):
+        parity.record(f"{case} {backend}", difference, 1e-6)
 
 x, grad, _ = tensors(900)
 compare(
@@ -131,6 +121,7 @@ for run in (4, 8):
         first = np.arange(0, 64, 4, dtype=np.uint64) + np.uint64(start % 2**32)
         w0, w1, w2, w3 = philox4x32(first, np.uint64(start >> 32), *words, 2**63 - 9)
         expected = np.stack(box_muller(w0, w1) + box_muller(w2, w3), axis=1).reshape(-1)
-        results[f"start {start} run {run}"] = [np.abs(out.numpy() - expected).max().item(), 1e-6]
+        worst = np.abs(out.numpy() - expected).max().item()
+        parity.record(f"start {start} run {run}", worst, 1e-6)
 
-print(json.dumps(results))
+parity.report()
