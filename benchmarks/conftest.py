@@ -135,3 +135,105 @@ def beside_peers(benchmark):
             benchmark.extra_info["of_limit"] = _quartiles(wall["limit"] / wall["ours"])
 
     return measure
+
+
+class _Watch:
+    """Seconds that a device takes for some calls: CUDA events, or the clock on the CPU."""
+
+    def __init__(self, device: str) -> None:
+        import torch
+
+        self.cuda = torch.cuda if device == "cuda" else None
+        self.event = (lambda: torch.cuda.Event(enable_timing=True)) if self.cuda else None
+
+    def __call__(self, call: Callable[[], object], times: int) -> float:
+        if self.event is None:
+            start = time.perf_counter()
+            for _ in range(times):
+                call()
+            return (time.perf_counter() - start) / times
+        before, after = self.event(), self.event()
+        before.record()
+        for _ in range(times):
+            call()
+        after.record()
+        after.synchronize()
+        return before.elapsed_time(after) / times / 1e3
+
+    def peak(self, call: Callable[[], object]) -> int | None:
+        """Bytes that a call allocates over what is there before it; None on the CPU."""
+        if self.cuda is None:
+            return None
+        self.cuda.synchronize()
+        self.cuda.reset_peak_memory_stats()
+        before = self.cuda.memory_allocated()
+        call()
+        self.cuda.synchronize()
+        return self.cuda.max_memory_allocated() - before
+
+
+@pytest.fixture
+def gpu_turns(benchmark):
+    """Time a kernel on a GPU beside its peers and a plain copy, in turns.
+
+    Call it as `gpu_turns(ours, {"eager": peer, ...}, moved=bytes)`; every function takes no
+    arguments and launches its work once. `moved` is what ours must read and write at least, counted
+    from the code, and the copy moves as much (half of it read, half written). One turn launches
+    each of them for about `turn` seconds, so what is timed is the throughput of repeated calls; up
+    to some 20 MB that is the cache's, not the memory's. `extra_info` gets
+
+        us          of one call: quartiles, of each
+        ratios      a peer's time over ours in the same turn: quartiles, of each
+        GB/s        moved / our median time
+        of_copy     the copy's time over ours in the same turn: quartiles. 1 is a copy's speed
+        peak        bytes allocated by one call, of each
+        moved       as given
+    """
+
+    def measure(
+        ours: Callable[[], object],
+        peers: dict[str, Callable[[], object]],
+        *,
+        moved: int,
+        rounds: int = 20,
+        turn: float = 0.01,
+        device: str = "cuda",
+    ) -> None:
+        import torch
+
+        watch = _Watch(device)
+        source = torch.empty(max(moved // 2, 1), dtype=torch.uint8, device=device).fill_(7)
+        target = torch.empty_like(source)
+        calls = {"copy": lambda: target.copy_(source), **peers, "ours": ours}
+        times: dict[str, int] = {}
+        for name, call in calls.items():
+            watch(call, 2)  # compiles, fills caches
+            times[name] = max(1, min(1000, round(turn / max(watch(call, 2), 1e-7))))
+        seconds: dict[str, list[float]] = {name: [] for name in calls}
+
+        def timed(name: str) -> None:
+            seconds[name].append(watch(calls[name], times[name]))
+
+        def others() -> None:
+            for name in calls:
+                if name != "ours":
+                    timed(name)
+
+        peaks = {name: watch.peak(call) for name, call in calls.items() if name != "copy"}
+        benchmark.pedantic(lambda: timed("ours"), setup=others, rounds=rounds, warmup_rounds=1)
+        if benchmark.stats is None:  # --benchmark-disable: nothing was repeated
+            return
+        each = {name: np.array(values[-rounds:]) for name, values in seconds.items()}
+        benchmark.extra_info.update(
+            {
+                "calls": times,
+                "us": {name: _quartiles(values * 1e6) for name, values in each.items()},
+                "ratios": {name: _quartiles(each[name] / each["ours"]) for name in peers},
+                "GB/s": moved / float(np.median(each["ours"])) / 1e9,
+                "of_copy": _quartiles(each["copy"] / each["ours"]),
+                "peak": peaks,
+                "moved": moved,
+            }
+        )
+
+    return measure
