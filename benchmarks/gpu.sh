@@ -29,5 +29,6 @@ status=0
 "$python" -m pytest tests -m gpu || status=$?
 "$python" -m pytest benchmarks -m gpu --benchmark-json="$results" \
     --benchmark-columns=median,iqr,rounds --benchmark-sort=name || status=$?
+[ ! -f "$results" ] || "$python" benchmarks/table.py "$results"
 echo "results: $results"
 exit $status

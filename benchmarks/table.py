@@ -2,7 +2,8 @@
 
 python benchmarks/table.py benchmarks/results/NAME.json [benchmark file's stem]
 
-A ratio is the peer's time over ours in the same round: median, and quartiles in brackets.
+A ratio is the peer's time over ours in the same round: median, and quartiles in brackets. Kernels
+on a GPU have a table of their own, where "of copy" is the speed as a share of a plain copy's.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 HEAD = ["benchmark", "bits", "codes", "k", "batch", "threads", "ours", "Gp/s", "peer", "Gp/s"]
 TAIL = ["ratio", "share of the limit"]
+KERNELS = ["kernel", "us", "GB/s", "of copy", "peers' time over ours"]
 
 
 def quartiles(values: list[float] | None, form: str) -> str:
@@ -34,19 +36,38 @@ def row(run: dict[str, Any]) -> list[str]:
     ]
 
 
+def kernel_row(run: dict[str, Any]) -> list[str]:
+    """Of a run of the fixture `gpu_turns`."""
+    info = run["extra_info"]
+    peers = (f"{name} {quartiles(ratio, '.2f')}" for name, ratio in info["ratios"].items())
+    return [
+        *[run["name"].removeprefix("test_"), quartiles(info["us"]["ours"], ".1f")],
+        *[f"{info['GB/s']:.0f}", quartiles(info["of_copy"], ".0%"), ", ".join(peers)],
+    ]
+
+
+def table(names: list[str], rows: list[list[str]]) -> list[str]:
+    """Lines in Markdown; none without rows."""
+    if not rows:
+        return []
+    head = ["", "| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    return head + ["| " + " | ".join(row) + " |" for row in rows]
+
+
 def tables(results: dict[str, Any], only: str | None) -> str:
     machine = results["machine_info"]
-    lines = [
-        f"{machine['processor']}, {machine['cores']} cores; "
-        + ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
-    ]
-    names = [*HEAD, *TAIL]
-    lines += ["", "| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    for run in results["benchmarks"]:
-        if "ratio" not in run["extra_info"] or (only and only not in run["fullname"]):
-            continue
-        lines.append("| " + " | ".join(row(run)) + " |")
-    return "\n".join(lines)
+    versions = (f"{name} {version}" for name, version in machine["versions"].items() if version)
+    device = machine.get("gpu") or f"{machine['processor']}, {machine['cores']} cores"
+    runs = [run for run in results["benchmarks"] if not only or only in run["fullname"]]
+    searches = [row(run) for run in runs if "ratio" in run["extra_info"]]
+    kernels = [kernel_row(run) for run in runs if "of_copy" in run["extra_info"]]
+    return "\n".join(
+        [
+            f"{device}; {', '.join(versions)}",
+            *table([*HEAD, *TAIL], searches),
+            *table(KERNELS, kernels),
+        ]
+    )
 
 
 def main() -> None:
