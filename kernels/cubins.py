@@ -41,6 +41,7 @@ class Variant:
         constants: constexpr argument name -> value.
         warps: per program.
         elements: that a thread works on.
+        aligned: integer arguments, such as strides, that are divisible by 16 as well.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Variant:
     constants: dict[str, Any]
     warps: int
     elements: int
+    aligned: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ def compile_variant(variant: Variant, cc: int) -> Cubin:
             constants[(position,)] = variant.constants.get(name)
             continue
         signature[name] = kind
-        if name == "n" or (isinstance(kind, str) and kind.startswith("*")):
+        pointer = isinstance(kind, str) and kind.startswith("*")
+        if pointer or name == "n" or name in variant.aligned:
             attributes[(position,)] = [["tt.divisibility", 16]]
     compiled = triton_compile(
         ASTSource(variant.kernel, signature, constants, attributes),
