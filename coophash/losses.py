@@ -1,9 +1,13 @@
-"""Losses of CoopHash as plain functions, usable in anyone's training loop.
+"""Losses as plain functions, usable in anyone's training loop: CoopHash's and its baselines'.
 
-Shapes: B batch, K bits, d latent dimension, D pixels of an image. Every loss is a scalar, a mean
-over the batch, differentiable in its first argument (and in others where the text says so).
-Equation numbers are those of CoopHash (arXiv 2210.04288v4); "our reading" marks what the paper
-leaves open.
+Shapes: B batch, K bits, d latent dimension, D pixels of an image, C classes. Every loss is a
+scalar, a mean over the batch, differentiable in its first argument (and in others where the text
+says so). Below are those of CoopHash; equation numbers are the paper's (arXiv 2210.04288v4) and
+"our reading" marks what it leaves open. The baselines take outputs before any activation, and one
+label an image (B,) or several (B, C):
+
+    dpsh_loss, dtsh_loss, hashnet_loss     compare images with each other
+    greedyhash_loss, csq_loss, orthohash_loss    compare an image with its classes
 """
 
 from __future__ import annotations
@@ -11,6 +15,37 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from coophash._losses_pairs import dpsh_loss, dtsh_loss, hashnet_beta, hashnet_loss
+from coophash._losses_points import (
+    csq_loss,
+    greedyhash_loss,
+    hash_centers,
+    label_centers,
+    orthohash_loss,
+    straight_through_sign,
+)
+
+__all__ = [
+    "batch_all_triplet_loss",
+    "csq_loss",
+    "dpsh_loss",
+    "dtsh_loss",
+    "energy_damping",
+    "energy_loss",
+    "energy_penalty",
+    "gaussian_kl",
+    "greedyhash_loss",
+    "hash_centers",
+    "hashnet_beta",
+    "hashnet_loss",
+    "label_centers",
+    "orthohash_loss",
+    "quantization_loss",
+    "reconstruction_loss",
+    "straight_through_sign",
+    "triplet_loss",
+]
 
 
 def _active_mean(hinge: Tensor) -> Tensor:
