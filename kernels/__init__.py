@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 # public name -> module that defines it
 _NAMES = {
+    "LangevinStatistics": "coophash.kernels.langevin",
     "langevin_step": "coophash.kernels.langevin",
     "langevin_step_reference": "coophash.kernels.langevin",
     "philox_normal": "coophash.kernels.philox",
@@ -33,6 +34,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from coophash.kernels._backend import triton_missing as triton_missing
+    from coophash.kernels.langevin import LangevinStatistics as LangevinStatistics
     from coophash.kernels.langevin import langevin_step as langevin_step
     from coophash.kernels.langevin import langevin_step_reference as langevin_step_reference
     from coophash.kernels.philox import philox_normal as philox_normal

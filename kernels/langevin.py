@@ -6,6 +6,8 @@ energy stands on a Gaussian reference N(0, σ² I). Noise is drawn in the kernel
 (`philox.py`), or given as a tensor.
 
 Traffic: x and grad read, x' written: 12 bytes per element in fp32, against 52 for the eager line.
+With statistics=True the same pass also sums up, per sample, what one watches in a chain: 16 more
+bytes a sample, and none where it is not asked for.
 The Triton kernel is in langevin_triton.py; the derivation and a byte count in kernels/README.md.
 Check it, time it: pytest tests/kernels/test_langevin.py && pytest benchmarks/bench_langevin.py
 """
@@ -13,19 +15,45 @@ Check it, time it: pytest tests/kernels/test_langevin.py && pytest benchmarks/be
 from __future__ import annotations
 
 import math
-from numbers import Real
-from typing import Any, TypeAlias
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
+from coophash.kernels._langevin_arguments import (
+    Integer,
+    bounds,
+    check_tensor,
+    counter,
+    positive,
+    scale_pair,
+)
 from coophash.kernels._library import register
 from coophash.kernels.philox import philox_normal
 
-Integer: TypeAlias = int | Tensor
-
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _MASK_32, _MASK_64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
+
+
+class LangevinStatistics(NamedTuple):
+    """What a step did to each of the B samples, each (B,).
+
+    The square root of `grad_square` is the gradient norm by which a diverging or a dead energy
+    shows; grad_scale² · grad_square beside noise_scale² · elements is drift against noise;
+    `update_square` is how far the sample really moved, with noise and bounds, which cannot be had
+    afterwards from a step in place.
+
+    Attributes:
+        grad_square: sum of grad², as given: before the clip and without the reference term.
+            float32; float64 for float64 x.
+        update_square: sum of (x' - x)², x' as stored. dtype as grad_square.
+        clamped: number of elements that `clamp` stopped at a bound; int64. NaN is not counted.
+        clipped: number of elements of grad beyond ± grad_clip; int64.
+    """
+
+    grad_square: Tensor
+    update_square: Tensor
+    clamped: Tensor
+    clipped: Tensor
 
 
 def langevin_step_reference(
@@ -43,18 +71,51 @@ def langevin_step_reference(
 
     Computes in float32 (float64 for float64 x) and returns the dtype of x. Differentiable.
     """
-    compute = torch.float64 if x.dtype == torch.float64 else torch.float32
+    moved = _unbounded(x, grad, noise, grad_scale, noise_scale, grad_clip, inverse_variance)
+    if low > -math.inf or high < math.inf:
+        moved = moved.clamp(low, high)
+    return moved.to(x.dtype)
+
+
+def langevin_statistics_reference(
+    x: Tensor,
+    grad: Tensor,
+    unbounded: Tensor,
+    moved: Tensor,
+    low: float,
+    high: float,
+    grad_clip: float,
+) -> tuple[Tensor, Tensor]:
+    """Sums (2, B) and counts (2, B) of `LangevinStatistics`, for x -> unbounded -> moved."""
+    rows = (len(x), math.prod(x.shape[1:]))
+    slope, update = grad.to(unbounded.dtype), moved.to(unbounded.dtype) - x.to(unbounded.dtype)
+    sums = [t.reshape(rows).square().sum(1) for t in (slope, update)]
+    beyond = [(unbounded < low) | (unbounded > high), slope.abs() > grad_clip]
+    return torch.stack(sums), torch.stack([t.reshape(rows).sum(1) for t in beyond])
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _unbounded(
+    x: Tensor,
+    grad: Tensor,
+    noise: Tensor | None,
+    grad_scale: float | Tensor,
+    noise_scale: float | Tensor,
+    grad_clip: float,
+    inverse_variance: float,
+) -> Tensor:
+    """x - a · drift + b · ε in the computing dtype, before the bounds."""
+    compute = _compute_dtype(x)
     start, drift = x.to(compute), grad.to(compute)
     if grad_clip < math.inf:
         drift = drift.clamp(-grad_clip, grad_clip)
     if inverse_variance != 0.0:
         drift = drift.add(start, alpha=inverse_variance)
     moved = _add(start, -grad_scale, drift)
-    if noise is not None:
-        moved = _add(moved, noise_scale, noise.to(compute))
-    if low > -math.inf or high < math.inf:
-        moved = moved.clamp(low, high)
-    return moved.to(x.dtype)
+    return moved if noise is None else _add(moved, noise_scale, noise.to(compute))
 
 
 def _add(x: Tensor, scale: float | Tensor, y: Tensor) -> Tensor:
@@ -88,14 +149,23 @@ def _run_reference(
     step: int,
     chain: int,
 ) -> Tensor:
-    a: float | Tensor = grad_scale
-    b: float | Tensor = noise_scale
-    if scales is not None:
-        a, b = grad_scale * scales[0], noise_scale * scales[1]
+    a, b = _scaled(scales, grad_scale, noise_scale)
     if noise is None and noise_scale != 0.0:
         noise = _draw(x, rng, seed, step, chain)
     moved = langevin_step_reference(x, grad, noise, a, b, low, high, grad_clip, inverse_variance)
-    # The strides that `_fake` promises; a result of PyTorch's may be laid out otherwise.
+    return _as_promised(x, moved)
+
+
+def _scaled(
+    scales: Tensor | None, grad_scale: float, noise_scale: float
+) -> tuple[float | Tensor, float | Tensor]:
+    if scales is None:
+        return grad_scale, noise_scale
+    return grad_scale * scales[0], noise_scale * scales[1]
+
+
+def _as_promised(x: Tensor, moved: Tensor) -> Tensor:
+    """With the strides that `_fake` promises; a result of PyTorch's may be laid out otherwise."""
     promised = torch.empty_like(x)
     return moved if moved.stride() == promised.stride() else promised.copy_(moved)
 
@@ -104,6 +174,37 @@ def run_reference_out(
     x: Tensor, grad: Tensor, noise: Tensor | None, out: Tensor, *rest: Any
 ) -> None:
     out.copy_(_run_reference(x, grad, noise, *rest))
+
+
+def _run_statistics(
+    x: Tensor,
+    grad: Tensor,
+    noise: Tensor | None,
+    scales: Tensor | None,
+    rng: Tensor | None,
+    grad_scale: float,
+    noise_scale: float,
+    low: float,
+    high: float,
+    grad_clip: float,
+    inverse_variance: float,
+    *counter: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    a, b = _scaled(scales, grad_scale, noise_scale)
+    if noise is None and noise_scale != 0.0:
+        noise = _draw(x, rng, *counter)
+    unbounded = _unbounded(x, grad, noise, a, b, grad_clip, inverse_variance)
+    moved = unbounded.clamp(low, high).to(x.dtype)
+    sums, counts = langevin_statistics_reference(x, grad, unbounded, moved, low, high, grad_clip)
+    return _as_promised(x, moved), sums, counts
+
+
+def run_statistics_out(
+    x: Tensor, grad: Tensor, noise: Tensor | None, out: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor]:
+    moved, sums, counts = _run_statistics(x, grad, noise, *rest)
+    out.copy_(moved)
+    return sums, counts
 
 
 def _check_same(x: Tensor, **others: Tensor | None) -> None:
@@ -123,19 +224,37 @@ def _fake_out(x: Tensor, grad: Tensor, noise: Tensor | None, out: Tensor, *rest:
     _check_same(x, grad=grad, noise=noise, out=out)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def empty_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    sums = x.new_empty((2, x.shape[0]), dtype=_compute_dtype(x))
+    return sums, x.new_empty((2, x.shape[0]), dtype=torch.int64)
+
+
+def _fake_statistics(
+    x: Tensor, grad: Tensor, noise: Tensor | None, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _fake(x, grad, noise), *empty_statistics(x)
+
+
+def _fake_statistics_out(
+    x: Tensor, grad: Tensor, noise: Tensor | None, out: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor]:
+    _fake_out(x, grad, noise, out)
+    return empty_statistics(x)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    if isinstance(output, tuple):
+        ctx.mark_non_differentiable(*output[1:])
     x, grad, noise, scales, _, *options = inputs
     ctx.save_for_backward(x, grad, noise, scales)
     ctx.options = options[:6]
 
 
-def _backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, upstream: Tensor, *statistics: Any) -> tuple[Tensor | None, ...]:
     x, grad, noise, scales = ctx.saved_tensors
     grad_scale, noise_scale, low, high, grad_clip, inverse_variance = ctx.options
-    compute = torch.float64 if x.dtype == torch.float64 else torch.float32
-    a, b = grad_scale, noise_scale
-    if scales is not None:
-        a, b = grad_scale * scales[0], noise_scale * scales[1]
+    compute = _compute_dtype(x)
+    a, b = _scaled(scales, grad_scale, noise_scale)
     upstream, start, slope = upstream.to(compute), x.to(compute), grad.to(compute)
     drift = slope.clamp(-grad_clip, grad_clip) + inverse_variance * start
     moved = start - a * drift
@@ -178,6 +297,40 @@ _langevin_step_out = register(
     triton="coophash.kernels.langevin_triton:langevin_step_out",
     fake=_fake_out,
 )
+_langevin_step_statistics = register(
+    f"langevin_step_statistics(Tensor x, Tensor grad, Tensor? noise, {_OPTIONS})"
+    " -> (Tensor, Tensor, Tensor)",
+    reference=_run_statistics,
+    triton="coophash.kernels.langevin_triton:langevin_step_statistics",
+    fake=_fake_statistics,
+    setup_context=_setup_context,
+    backward=_backward,
+)
+_langevin_step_statistics_out = register(
+    "langevin_step_statistics_out(Tensor x, Tensor grad, Tensor? noise, Tensor(a!) out,"
+    f" {_OPTIONS}) -> (Tensor, Tensor)",
+    reference=run_statistics_out,
+    triton="coophash.kernels.langevin_triton:langevin_step_statistics_out",
+    fake=_fake_statistics_out,
+)
+
+
+@overload
+def langevin_step(
+    x: Tensor, grad: Tensor, *, grad_scale: float | Tensor, noise_scale: float | Tensor = ...,
+    noise: Tensor | None = ..., seed: Integer = ..., step: Integer = ..., chain: Integer = ...,
+    clamp: tuple[float, float] | None = ..., grad_clip: float | None = ...,
+    reference_std: float | None = ..., out: Tensor | None = ...,
+    statistics: Literal[False] = ...,
+) -> Tensor: ...  # fmt: skip
+@overload
+def langevin_step(
+    x: Tensor, grad: Tensor, *, grad_scale: float | Tensor, noise_scale: float | Tensor = ...,
+    noise: Tensor | None = ..., seed: Integer = ..., step: Integer = ..., chain: Integer = ...,
+    clamp: tuple[float, float] | None = ..., grad_clip: float | None = ...,
+    reference_std: float | None = ..., out: Tensor | None = ...,
+    statistics: Literal[True],
+) -> tuple[Tensor, LangevinStatistics]: ...  # fmt: skip
 
 
 def langevin_step(
@@ -194,7 +347,8 @@ def langevin_step(
     grad_clip: float | None = None,
     reference_std: float | None = None,
     out: Tensor | None = None,
-) -> Tensor:
+    statistics: bool = False,
+) -> Tensor | tuple[Tensor, LangevinStatistics]:
     """One Langevin step, x' = clamp(x - grad_scale · drift + noise_scale · ε).
 
     The drift is `grad`, clipped to ± grad_clip if given, plus x / reference_std² if given. For a
@@ -214,23 +368,28 @@ def langevin_step(
         grad_clip: bound > 0 on the absolute value of each element of grad, or None.
         reference_std: σ > 0 of a Gaussian reference N(0, σ² I) under the energy, or None.
         out: where to write; x itself makes the step in place. Not differentiable.
+        statistics: whether to return, from the same pass, sums over each sample of x, which is then
+            (B, …). They are reproducible bit for bit, and not differentiable.
 
     Returns:
-        (…) of the dtype of x; `out` where given. With `noise` given or noise_scale = 0 it is
+        (…) of the dtype of x; `out` where given. With `statistics` the pair of that and
+        `LangevinStatistics`. With `noise` given or noise_scale = 0 it is
         differentiable with respect to x, grad, noise, grad_scale and noise_scale.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong kind, shape, dtype, device or range.
     """
-    _check_tensor("x", x)
+    check_tensor("x", x)
     for name, other in (("grad", grad), ("noise", noise), ("out", out)):
         if other is not None:
-            _check_tensor(name, other, like=x)
-    low, high = _bounds(clamp)
-    clip = _positive("grad_clip", grad_clip, math.inf)
-    std = _positive("reference_std", reference_std, math.inf)
-    a, b, scales = _scales(x, grad_scale, noise_scale)
-    integers, rng = _rng(x, seed, step, chain)
+            check_tensor(name, other, like=x)
+    if statistics and x.dim() == 0:
+        raise ValueError("statistics are per sample: x must be (B, …), got a single number")
+    low, high = bounds(clamp)
+    clip = positive("grad_clip", grad_clip, math.inf)
+    std = positive("reference_std", reference_std, math.inf)
+    a, b, scales = scale_pair(x, grad_scale, noise_scale)
+    integers, rng = counter(x, seed, step, chain)
     options = (scales, rng, a, b, low, high, clip, 1.0 / (std * std), *integers)
     if torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, grad, noise, scales)
@@ -246,109 +405,16 @@ def langevin_step(
                 "a gradient: give the noise as noise=, or call under torch.no_grad()"
             )
     if out is None:
+        if statistics:
+            moved, sums, counts = _langevin_step_statistics(x, grad, noise, *options)
+            return moved, LangevinStatistics(*sums.unbind(), *counts.unbind())
         return _langevin_step(x, grad, noise, *options)  # type: ignore[no-any-return]
     if out.dtype != x.dtype:
         raise TypeError(f"out must have the dtype of x, {x.dtype}, got {out.dtype}")
     if any(size > 1 and stride == 0 for size, stride in zip(out.shape, out.stride(), strict=True)):
         raise ValueError("out must own each of its elements, got an expanded tensor: clone it")
+    if statistics:
+        sums, counts = _langevin_step_statistics_out(x, grad, noise, out, *options)
+        return out, LangevinStatistics(*sums.unbind(), *counts.unbind())
     _langevin_step_out(x, grad, noise, out, *options)
     return out
-
-
-def _check_tensor(name: str, value: Any, like: Tensor | None = None) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
-    if value.dtype not in _DTYPES:
-        raise TypeError(
-            f"{name} must be float32, bfloat16, float16 or float64, got {value.dtype}: "
-            f"call {name}.float() first"
-        )
-    if like is None:
-        return
-    if value.shape != like.shape:
-        raise ValueError(
-            f"{name} must have the shape of x, {tuple(like.shape)}, got {tuple(value.shape)}"
-        )
-    if value.device != like.device:
-        raise ValueError(
-            f"{name} must be on the device of x, {like.device}, got {value.device}: "
-            f"call {name}.to(x.device) first"
-        )
-
-
-def _bounds(clamp: Any) -> tuple[float, float]:
-    if clamp is None:
-        return -math.inf, math.inf
-    try:
-        low, high = (float(bound) for bound in clamp)
-    except (TypeError, ValueError):
-        raise ValueError(f"clamp must be (low, high) or None, got {clamp!r}") from None
-    if not low <= high:
-        raise ValueError(f"clamp must be (low, high) with low <= high, got {clamp!r}")
-    return low, high
-
-
-def _positive(name: str, value: float | None, default: float) -> float:
-    if value is None:
-        return default
-    if not value > 0:
-        raise ValueError(f"{name} must be > 0 or None, got {value!r}")
-    return float(value)
-
-
-def _scales(
-    x: Tensor, grad_scale: float | Tensor, noise_scale: float | Tensor
-) -> tuple[float, float, Tensor | None]:
-    """Both coefficients as numbers and, where one is a tensor, a tensor to multiply them with."""
-    numbers: list[float] = []
-    for name, value in (("grad_scale", grad_scale), ("noise_scale", noise_scale)):
-        if isinstance(value, Tensor):
-            if value.numel() != 1:
-                raise ValueError(f"{name} must be one number, got shape {tuple(value.shape)}")
-            numbers.append(1.0)
-            continue
-        if not isinstance(value, Real):
-            raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-        if not 0.0 <= value < math.inf:
-            raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
-        numbers.append(float(value))
-    a, b = numbers
-    if not isinstance(grad_scale, Tensor) and not isinstance(noise_scale, Tensor):
-        return a, b, None
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    one = torch.ones((), dtype=dtype, device=x.device)
-    pair = [
-        value.to(x.device, dtype).reshape(()) if isinstance(value, Tensor) else one
-        for value in (grad_scale, noise_scale)
-    ]
-    return a, b, torch.stack(pair)
-
-
-def _rng(
-    x: Tensor, seed: Integer, step: Integer, chain: Integer
-) -> tuple[tuple[int, int, int], Tensor | None]:
-    """Seed, step and chain as integers and, where one is a tensor, a tensor to add to them."""
-    values: list[Integer] = []
-    for name, value, bits in (("seed", seed, 64), ("step", step, 32), ("chain", chain, 32)):
-        if isinstance(value, Tensor):
-            if value.numel() != 1 or value.dtype.is_floating_point or value.dtype == torch.bool:
-                raise ValueError(
-                    f"{name} must be an integer or a tensor of one integer, "
-                    f"got {value.dtype} {tuple(value.shape)}"
-                )
-            values.append(value.to(x.device, torch.int64).reshape(()))
-            continue
-        try:
-            number = value if type(value) is int else value.__index__()
-        except AttributeError:
-            raise TypeError(f"{name} must be an integer, got {type(value).__name__}") from None
-        if not 0 <= number < 2**bits:
-            raise ValueError(f"{name} must be in 0 … 2**{bits} - 1, got {number}")
-        # The op takes signed 64-bit integers.
-        values.append(number - 2**64 if number >= 2**63 else number)
-    integers = tuple(0 if isinstance(value, Tensor) else value for value in values)
-    if not any(isinstance(value, Tensor) for value in values):
-        return integers, None  # type: ignore[return-value]
-    zero = torch.zeros((), dtype=torch.int64, device=x.device)
-    rng = torch.stack([value if isinstance(value, Tensor) else zero for value in values])
-    return integers, rng  # type: ignore[return-value]

@@ -13,30 +13,37 @@ SIN_0, SIN_1, SIN_2, SIN_3, SIN_4 = (tl.constexpr(c) for c in philox.SIN_PI)
 
 
 @triton.jit
-def philox_normals(start, seed, step, chain, BLOCK: tl.constexpr, RUN: tl.constexpr):
+def philox_normals(
+    start, seed, step, chain, BLOCK: tl.constexpr, RUN: tl.constexpr, ALIGNED: tl.constexpr = True
+):
     """The normals of the elements start … start + BLOCK - 1, RUN neighbours in one thread.
 
-    start: int64 scalar, a multiple of BLOCK; seed, step, chain: integer scalars, taken modulo 2**64
-    and 2**32; BLOCK: a power of two up to 2**31; RUN: 4 or 8, what a thread loads at once.
+    start: int64 scalar, a multiple of BLOCK, or of RUN without ALIGNED; seed, step, chain: integer
+    scalars, taken modulo 2**64 and 2**32; BLOCK: a power of two up to 2**31; RUN: 4 or 8, what a
+    thread loads at once.
     """
     # The normals of a call are made by the thread that uses them and joined in its registers:
     # nothing goes through shared memory.
     first = tl.arange(0, BLOCK // RUN).to(tl.uint32) * RUN
-    a0, a1, a2, a3 = _four_normals(start, first, seed, step, chain)
+    a0, a1, a2, a3 = _four_normals(start, first, seed, step, chain, ALIGNED)
     if RUN == 8:
-        b0, b1, b2, b3 = _four_normals(start, first + 4, seed, step, chain)
+        b0, b1, b2, b3 = _four_normals(start, first + 4, seed, step, chain, ALIGNED)
         a0, a1, a2, a3 = tl.join(a0, b0), tl.join(a1, b1), tl.join(a2, b2), tl.join(a3, b3)
     return tl.reshape(tl.join(tl.join(a0, a2), tl.join(a1, a3)), (BLOCK,))
 
 
 @triton.jit
-def _four_normals(start, first, seed, step, chain):
+def _four_normals(start, first, seed, step, chain, ALIGNED: tl.constexpr):
     zero = first * 0
+    low = first + start.to(tl.uint32)
+    high = zero + (start >> 32).to(tl.uint32)
+    if not ALIGNED:  # otherwise BLOCK divides 2**32, and the low word never wraps
+        high += (low < first).to(tl.uint32)
     # tl.philox chooses Philox4x64, another stream, for 64-bit counters: cast every word.
     w0, w1, w2, w3 = tl.philox(
         seed,
-        first + start.to(tl.uint32),  # BLOCK divides 2**32: never wraps
-        zero + (start >> 32).to(tl.uint32),
+        low,
+        high,
         zero + step.to(tl.uint32),
         zero + chain.to(tl.uint32),
     )

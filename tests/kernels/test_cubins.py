@@ -60,6 +60,14 @@ LIMITS = {
     "langevin_step fp32 bf16 drawn": _langevin(64, 55, loads=4, half=4),
     "langevin_step bf16 bf16 drawn": _langevin(96, 55, loads=8),
     "langevin_step fp32 fp32 drawn strided": Limit(64, 210),
+    # One warp a program: the sums need shuffles, but neither shared memory nor a barrier.
+    "langevin_step fp32 fp32 statistics": Limit(
+        80, 80, {"LDG.E.128": 8, "STG.E.128": 4}, ("LDS", "STS", "BAR", "ATOM", "RED.")
+    ),
+    "langevin_step bf16 bf16 statistics": Limit(
+        144, 80, {"LDG.E.128": 8, "STG.E.128": 4}, ("LDS", "STS", "BAR", "ATOM", "RED.")
+    ),
+    "langevin_statistics": Limit(64, 250, absent=("ATOM", "RED.")),  # "element": the 8 of a row
 }
 
 

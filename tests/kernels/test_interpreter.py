@@ -21,7 +21,7 @@ pytestmark = pytest.mark.interpreter
 
 # Program -> the least number of cases: so many are counted in it, and none may get lost.
 CASES = {
-    "langevin": 70,
+    "langevin": 125,
 }
 
 

@@ -272,6 +272,98 @@ def test_export():
     assert torch.equal(program.module()(x, grad, rng), expected)
 
 
+STATISTICS = {"clamp": (-0.9, 1.1), "grad_clip": 0.7, "reference_std": 2.0}
+
+
+@pytest.mark.parametrize("shape", [(7,), (5, 3), (3, 2, 9, 7), (0, 4), (4, 0)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_statistics(shape, dtype):
+    x, grad, noise = tensors(shape, dtype)
+    options = {"grad_scale": 0.5, "noise_scale": 0.1, "noise": noise, **STATISTICS}
+    moved, found = langevin_step(x, grad, statistics=True, **options)
+    assert torch.equal(moved, langevin_step(x, grad, **options))
+    rows = (shape[0], math.prod(shape[1:]))
+    step = (0.5, 0.1, None, STATISTICS["grad_clip"], STATISTICS["reference_std"])
+    free = oracle(x, grad, noise, *step).reshape(rows)
+    before, slope, after = (t.double().numpy().reshape(rows) for t in (x, grad, moved))
+    expected = {
+        "grad_square": (slope**2).sum(1),
+        "update_square": ((after - before) ** 2).sum(1),
+        "clamped": ((free < -0.9) | (free > 1.1)).sum(1),
+        "clipped": (np.abs(slope) > 0.7).sum(1),
+    }
+    for name, value in found._asdict().items():
+        assert value.shape == shape[:1]
+        np.testing.assert_allclose(value, expected[name], rtol=1e-5, err_msg=name)
+    assert found.grad_square.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert found.clamped.dtype == found.clipped.dtype == torch.int64
+
+
+def test_statistics_of_a_step_in_place():
+    x, grad, _ = tensors((6, 10))
+    options = {"grad_scale": 0.5, "noise_scale": 0.1, "seed": 4, "statistics": True, **STATISTICS}
+    expected, statistics = langevin_step(x, grad, **options)
+    moved, in_place = langevin_step(x, grad, out=x, **options)
+    assert moved is x and torch.equal(x, expected)
+    assert all(torch.equal(a, b) for a, b in zip(statistics, in_place, strict=True))
+    assert (statistics.clamped > 0).any() and (statistics.clipped > 0).any()
+
+
+def test_nan_shows_in_the_statistics():
+    x, grad = torch.zeros(3, 4), torch.zeros(3, 4)
+    grad[1, 2], x[2, 0] = math.nan, math.nan
+    _, found = langevin_step(x, grad, grad_scale=1.0, clamp=(-1, 1), statistics=True)
+    assert found.grad_square.isnan().tolist() == [False, True, False]
+    assert found.update_square.isnan().tolist() == [False, True, True]
+    assert found.clamped.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("case", ["noise", "drawn", "channels_last", "bf16", "out", "empty"])
+def test_opcheck_with_statistics(case):
+    x, grad, noise = tensors((2, 3, 4, 5), torch.bfloat16 if case == "bf16" else torch.float32)
+    op = torch.ops.coophash.langevin_step_statistics.default
+    if case == "noise":
+        arguments = op_arguments(*(t.requires_grad_() for t in (x, grad, noise)))
+    elif case == "channels_last":
+        arguments = op_arguments(x.to(memory_format=torch.channels_last), grad)
+    elif case == "empty":
+        arguments = op_arguments(x[:0], grad[:0])
+    elif case == "out":
+        op = torch.ops.coophash.langevin_step_statistics_out.default
+        plain = op_arguments(x, grad)
+        arguments = (*plain[:3], torch.empty_like(x), *plain[3:])
+    else:
+        arguments = op_arguments(x, grad)
+    torch.library.opcheck(op, arguments)
+
+
+def test_a_step_with_statistics_is_differentiable_in_x_but_not_in_them():
+    results = []
+    for statistics in (False, True):
+        x, grad, noise = (t.requires_grad_() for t in tensors((4, 9)))
+        moved = langevin_step(
+            x, grad, grad_scale=0.5, noise_scale=0.1, noise=noise, statistics=statistics,
+            **STATISTICS,
+        )  # fmt: skip
+        if statistics:
+            moved, found = moved
+            assert not any(t.requires_grad for t in found)
+        moved.square().sum().backward()
+        results.append((x.grad, grad.grad, noise.grad))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_statistics_compile_into_one_graph():
+    def watched(x, grad):
+        moved, found = langevin_step(x, grad, grad_scale=0.5, clamp=(-1, 1), statistics=True)
+        return moved, found.grad_square.sqrt(), found.clamped
+
+    x, grad, _ = tensors((4, 65))
+    compiled = torch.compile(watched, fullgraph=True, backend="aot_eager")
+    for ours, expected in zip(compiled(x, grad), watched(x, grad), strict=True):
+        assert torch.equal(ours, expected)
+
+
 X = torch.zeros(2, 3)
 
 
@@ -310,6 +402,11 @@ def test_bad_input(error, message, change):
         langevin_step(arguments.pop("x"), arguments.pop("grad"), **arguments)
 
 
+def test_statistics_need_samples():
+    with pytest.raises(ValueError, match="statistics are per sample"):
+        langevin_step(X[0, 0], X[0, 0], grad_scale=0.5, statistics=True)
+
+
 def test_undifferentiable_uses_say_so():
     x = torch.zeros(3, requires_grad=True)
     with pytest.raises(ValueError, match="draws its own noise is not differentiable"):
@@ -337,6 +434,26 @@ def test_triton_equals_the_reference(n, dtype, given):
     )
     atol = 2e-6 if dtype == torch.float32 else 2 * torch.finfo(dtype).eps
     torch.testing.assert_close(on_device.cpu(), expected, rtol=0, atol=atol)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", [(64, 3, 32, 32), (1000, 784), (100_000, 2), (3, 1_000_003)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_triton_statistics(shape, dtype):
+    x, grad, _ = tensors(shape, dtype)
+    options = {"grad_scale": 0.5, "noise_scale": 0.1, "seed": 3, "statistics": True, **STATISTICS}
+    moved, expected = langevin_step(x, grad, **options)
+    runs = [langevin_step(x.cuda(), grad.cuda(), **options) for _ in range(2)]
+    atol = 2e-6 if dtype == torch.float32 else 2 * torch.finfo(dtype).eps
+    torch.testing.assert_close(runs[0][0].cpu(), moved, rtol=0, atol=atol)
+    assert torch.equal(
+        runs[0][0], langevin_step(x.cuda(), grad.cuda(), **options | {"statistics": False})
+    )
+    for name, first, second in zip(expected._fields, runs[0][1], runs[1][1], strict=True):
+        assert torch.equal(first, second), name  # bit for bit
+        ours, reference = first.double().cpu(), getattr(expected, name).double()
+        # A count may differ where an element stands within rounding of a bound.
+        torch.testing.assert_close(ours, reference, rtol=1e-3, atol=2.0)
 
 
 @pytest.mark.gpu
