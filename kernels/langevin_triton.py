@@ -308,6 +308,7 @@ def cubin_variants() -> list[Variant]:
             },
             warps,
             block // (32 * warps),
+            aligned=("per_sample",),
         )
 
     return [
