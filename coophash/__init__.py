@@ -24,18 +24,22 @@ _NAMES = {
     "hamming_histogram": "coophash.search",
     "read_faiss": "coophash.store",
     "CoopHash": "coophash.coop",
+    "SupervisedHash": "coophash.supervised",
     "fit": "coophash.training",
     "load": "coophash.checkpoints",
     "langevin": "coophash.sampling",
 }
 # What needs more than the base install: name -> (module that tells, extra that brings it)
-_NEEDS = dict.fromkeys(("CoopHash", "fit", "load", "langevin", "losses"), ("torch", "train"))
+_NEEDS = dict.fromkeys(
+    ("CoopHash", "SupervisedHash", "fit", "load", "langevin", "losses"), ("torch", "train")
+)
 _MODULES = ("codes", "data", "kernels", "losses", "metrics", "protocols", "search")
 
 # Written out, so that type checkers see it; a test holds it against the tables above.
 __all__ = [
     "CoopHash",
     "HammingIndex",
+    "SupervisedHash",
     "__version__",
     "codes",
     "data",
@@ -88,4 +92,5 @@ if TYPE_CHECKING:
         hamming_topk,
     )
     from coophash.store import read_faiss
+    from coophash.supervised import SupervisedHash
     from coophash.training import fit

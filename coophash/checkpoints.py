@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from coophash.errors import require
 
 if TYPE_CHECKING:
-    from coophash.coop import CoopHash
+    from coophash.hasher import ImageHasher
 
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -44,7 +44,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def model_description(model: CoopHash) -> dict[str, Any]:
+def model_description(model: ImageHasher) -> dict[str, Any]:
     """What `config.json` says of a model."""
     from coophash import __version__
 
@@ -56,7 +56,7 @@ def model_description(model: CoopHash) -> dict[str, Any]:
     }
 
 
-def save_model(model: CoopHash, folder: str | Path) -> None:
+def save_model(model: ImageHasher, folder: str | Path) -> None:
     """Write a model folder. An existing one is overwritten, file by file, each atomically.
 
     Raises:
@@ -71,8 +71,8 @@ def save_model(model: CoopHash, folder: str | Path) -> None:
     write_atomically(folder / CONFIG_FILE, description.encode())
 
 
-def load(folder: str | Path) -> CoopHash:
-    """Read a model folder that `model.save` wrote.
+def load(folder: str | Path) -> ImageHasher:
+    """Read a model folder that `model.save` wrote; the model comes in evaluation mode.
 
     Raises:
         FileNotFoundError: the folder or one of its two files is missing.
@@ -89,7 +89,7 @@ def load(folder: str | Path) -> CoopHash:
         )
     model = build_model(_read_description(path), path)
     load_weights(model, folder / MODEL_FILE)
-    return model
+    return model.eval()
 
 
 def _read_description(path: Path) -> dict[str, Any]:
@@ -102,20 +102,24 @@ def _read_description(path: Path) -> dict[str, Any]:
     return description
 
 
-def build_model(description: dict[str, Any], path: Path) -> CoopHash:
+def build_model(description: dict[str, Any], path: Path) -> ImageHasher:
     """The model that a description stands for, with fresh weights. `path`: named in errors."""
     from coophash.coop import CoopHash
+    from coophash.supervised import SupervisedHash
 
-    if description.get("model") != CoopHash.__name__:
+    known = {kind.__name__: kind for kind in (CoopHash, SupervisedHash)}
+    kind: Any = known.get(str(description.get("model")))
+    if kind is None:
         raise ValueError(
             f"{path} describes a model {description.get('model')!r}; this version of coophash "
-            f"knows {CoopHash.__name__!r}"
+            f"knows {', '.join(known)}"
         )
     names = description.get("class_names")
     try:
-        return CoopHash(
+        model: ImageHasher = kind(
             **description["config"], class_names=None if names is None else tuple(names)
         )
+        return model
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
 

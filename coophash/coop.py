@@ -13,9 +13,6 @@ default is our reading, not the paper's.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,10 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coophash import losses
-from coophash.codes import pack
-from coophash.coop_config import CoopHashConfig, check_range
-from coophash.data import ImageSet
-from coophash.data.checks import check_images
+from coophash.coop_config import CoopHashConfig
+from coophash.hasher import ImageHasher, check_class_names, check_options
 from coophash.networks import ConvBase, ConvGenerator
 from coophash.sampling import langevin
 
@@ -73,7 +68,7 @@ class Descriptor(nn.Module):
         return mean, log_std
 
 
-class CoopHash(nn.Module):
+class CoopHash(ImageHasher):
     """Supervised image hashing by cooperative learning.
 
     Args:
@@ -100,14 +95,10 @@ class CoopHash(nn.Module):
         seed: int = 0,
         **options: Any,
     ) -> None:
-        known = {field.name for field in dataclasses.fields(CoopHashConfig)}
-        if unknown := sorted(set(options) - known):
-            raise TypeError(f"unknown option {unknown[0]!r}; CoopHash has {sorted(known)}")
+        check_options(options, CoopHashConfig, "CoopHash")
         super().__init__()
         self.config = CoopHashConfig(bits, classes, image_shape, **options)
-        if class_names is not None and len(class_names) != classes:
-            raise ValueError(f"class_names must be {classes} names, got {len(class_names)}")
-        self.class_names = None if class_names is None else tuple(class_names)
+        self.class_names = check_class_names(class_names, classes)
         c = self.config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -179,27 +170,20 @@ class CoopHash(nn.Module):
             return_energies=return_energies,
         )  # fmt: skip
 
-    def encode(self, images: Any, batch_size: int = 512) -> Any:
-        """Packed codes: base network and hash head alone, then the signs.
+    @property
+    def method(self) -> str:
+        """What the model is called in progress bars and tables."""
+        return "CoopHash" if self.config.cooperative else "plain"
 
-        Args:
-            images: an `ImageSet`; or (N, C, H, W) NumPy or torch, float in [-1, 1] or uint8.
-            batch_size: images at a time.
+    def base_features(self, images: Tensor) -> Tensor:
+        """f0(x): (B, C, H, W) -> (B, features)."""
+        features: Tensor = self.descriptor.base(images)
+        return features
 
-        Returns:
-            uint8, (N, ceil(bits / 8)); torch for torch input, else NumPy.
-
-        Raises:
-            TypeError, ValueError: images of another shape, dtype or range, or with NaN.
-        """
-        outputs = self.outputs(images, batch_size)
-        return pack(outputs if isinstance(images, Tensor) else outputs.cpu().numpy())
-
-    @torch.no_grad()
-    def outputs(self, images: Any, batch_size: int = 512) -> Tensor:
-        """Real-valued hash outputs, before the sign: (N, bits) float32. Arguments as `encode`."""
-        heads = [self.descriptor.hash_head(f) for f in self._features(images, batch_size)]
-        return torch.cat(heads) if heads else torch.empty(0, self.config.bits)
+    def hash_outputs(self, features: Tensor) -> Tensor:
+        """h_H(f0(x)): (B, features) -> (B, bits) real; the code is their signs."""
+        outputs: Tensor = self.descriptor.hash_head(features)
+        return outputs
 
     @torch.no_grad()
     def classify(self, images: Any, batch_size: int = 512) -> Tensor:
@@ -208,36 +192,6 @@ class CoopHash(nn.Module):
             self.descriptor.category_head(f).argmax(1) for f in self._features(images, batch_size)
         ]
         return torch.cat(heads) if heads else torch.empty(0, dtype=torch.int64)
-
-    def _features(self, images: Any, batch_size: int) -> Iterator[Tensor]:
-        device = next(self.parameters()).device
-        check_range("batch_size", batch_size, 1, None)
-        for start in range(0, len(images), batch_size):
-            rows = slice(start, start + batch_size)
-            part = images.float(rows) if isinstance(images, ImageSet) else images[rows]
-            part = check_images(part, self.config.image_shape, "images")
-            yield self.descriptor.base(torch.as_tensor(part, device=device))
-
-    def _check_labels(self, name: str, labels: Tensor, count: int | None = None) -> Tensor:
-        labels = torch.as_tensor(labels)
-        if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
-            raise ValueError(
-                f"{name} must be integer classes (B,), got {labels.dtype} {tuple(labels.shape)}"
-            )
-        if count is not None and len(labels) != count:
-            raise ValueError(f"{name} must be ({count},), got {tuple(labels.shape)}")
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.config.classes:
-            raise ValueError(
-                f"{name} must be from 0 to {self.config.classes - 1}, "
-                f"got {int(labels.min())} to {int(labels.max())}"
-            )
-        return labels.to(torch.int64)
-
-    def save(self, folder: str | Path) -> None:
-        """Write `model.safetensors` and `config.json` into the folder, made if it is missing."""
-        from coophash.checkpoints import save_model
-
-        save_model(self, folder)
 
 
 class CooperativeOptimizers(NamedTuple):

@@ -20,11 +20,18 @@ class History:
             training so far, stops not counted), the interval's mean of what `cooperative_step`
             watches, and "validation_map" where the model was validated.
         kept_update: the update whose weights the model ended with; None without validation.
+        update: updates done.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
     kept_update: int | None = None
+    update: int = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether all updates were done, and the run not stopped by a time limit."""
+        return bool(self.update >= self.settings["updates"])
 
     @property
     def seconds(self) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coophash import checkpoints
-from coophash.coop import CooperativeOptimizers, CoopHash, cooperative_step
+from coophash._training_data import Pixels, check_classes, check_settings, labelled
+from coophash.coop import CoopHash, cooperative_step
 from coophash.data import ImageSet
-from coophash.data.checks import check_images
 from coophash.errors import require
+from coophash.hasher import ImageHasher
 from coophash.history import History
 from coophash.interrupts import DeferredInterrupt
 from coophash.metrics import average_precision
+from coophash.optimizers import make_optimizers
+from coophash.supervised import supervised_step
 
 LOG_EVERY = 20  # updates that one record of the history averages over
-BETAS = (0.5, 0.999)  # of Adam, as in every released cooperative network
 
 
 def fit(
-    model: CoopHash,
+    model: ImageHasher,
     dataset: Any,
     validation: Any = None,
     *,
@@ -44,14 +46,16 @@ def fit(
     checkpoint_every: int = 100,
     folder: str | Path | None = None,
     resume: bool = False,
+    time_limit: float | None = None,
     progress: bool = True,
 ) -> History:
     """Train a model in place.
 
     Args:
-        model: a `CoopHash`, on the device to train on.
+        model: a `CoopHash` or `SupervisedHash`, on the device to train on.
         dataset: labelled images: an `ImageSet`, or (images, labels) with images (N, C, H, W) float
-            in [-1, 1] or uint8 and labels (N,) integer classes, NumPy or torch.
+            in [-1, 1] or uint8 and labels (N,) integer classes, NumPy or torch; for a
+            `SupervisedHash` also multi-hot labels (N, classes).
         validation: labelled images that choose the weights to end with. One half of them is
             searched for in the other, and the reverse; the latest update whose mAP is within one
             standard error of the best is kept (Breiman's rule: a score that is no worse for sure,
@@ -61,13 +65,17 @@ def fit(
         seed: of the batches and of every draw of the method. Equal seeds on one machine with equal
             numbers of threads give equal weights, with or without stops in between.
         learning_rate, generator_learning_rate: of Adam (beta1 0.5) for the two networks; the
-            energy head's is `learning_rate` times the model's `energy_rate`.
+            energy head's is `learning_rate` times the model's `energy_rate`. A `SupervisedHash`
+            has no generator.
         schedule: "cosine" decays both to 0 over `updates`; "constant" does not.
         averaging: decay of an exponential moving average of the weights, which is what is validated
             and what the model ends with; 0.99 averages over some 100 updates, 0 takes the last.
         validate_every, checkpoint_every: in updates.
         folder: keeps a checkpoint and, at the end, the model. None keeps nothing.
         resume: go on from the checkpoint in `folder`, if there is one.
+        time_limit: seconds after which to write a checkpoint and return, finished or not; the
+            history's `update` tells. Calling again with `resume` goes on, to the same weights as
+            without the stop. Needs `folder`.
         progress: show a bar with the time left.
 
     Returns:
@@ -81,12 +89,15 @@ def fit(
     """
     if not 0 <= averaging < 1:
         raise ValueError(f"averaging must be at least 0 and below 1, got {averaging!r}")
-    _check_settings(updates, batch_size, schedule, validate_every, checkpoint_every, resume, folder)
-    images, labels = _labelled(model, dataset, "dataset")
+    check_settings(updates, batch_size, schedule, validate_every, checkpoint_every)
+    if folder is None and (resume or time_limit is not None):
+        name = "resume" if resume else "time_limit"
+        raise ValueError(f"{name} needs folder: the folder that holds the checkpoint")
+    images, labels = labelled(model, dataset, "dataset")
     if isinstance(dataset, ImageSet) and model.class_names is None:
         model.class_names = dataset.class_names
-    _check_classes(model, labels)
-    held_out = None if validation is None else _labelled(model, validation, "validation")
+    check_classes(model, labels)
+    held_out = None if validation is None else labelled(model, validation, "validation")
 
     run = _Run(
         model,
@@ -109,7 +120,7 @@ def fit(
         raise ValueError(
             f"{run.path} is the checkpoint of an earlier run: resume it, or give another folder"
         )
-    run.train(checkpoint_every, progress)
+    run.train(checkpoint_every, progress, time_limit)
     if folder is not None:
         model.save(folder)
     return run.history
@@ -120,18 +131,18 @@ class _Run:
 
     def __init__(
         self,
-        model: CoopHash,
-        images: _Pixels,
-        labels: NDArray[np.int64],
-        validation: tuple[_Pixels, NDArray[np.int64]] | None,
+        model: ImageHasher,
+        images: Pixels,
+        labels: NDArray[Any],
+        validation: tuple[Pixels, NDArray[Any]] | None,
         settings: dict[str, Any],
         path: Path | None,
     ) -> None:
         self.model, self.images, self.labels, self.validation = model, images, labels, validation
-        self.path, self.update = path, 0
+        self.path, self.update, self.seconds = path, 0, 0.0
         self.history = History(settings)
         self.device = next(model.parameters()).device
-        self.optimizers = _optimizers(
+        self.optimizers = make_optimizers(
             model, settings["learning_rate"], settings["generator_learning_rate"]
         )
         self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
@@ -140,17 +151,16 @@ class _Run:
         self.sums: dict[str, Tensor] = {}
         self.epoch, self.order = -1, np.empty(0, np.int64)
 
-    def train(self, checkpoint_every: int, progress: bool) -> None:
+    def train(self, checkpoint_every: int, progress: bool, time_limit: float | None) -> None:
         settings = self.history.settings
         tqdm = require("tqdm", "train", "the progress bar").tqdm if progress else None
         bar = None
         if tqdm is not None:
-            name = "CoopHash" if self.model.config.cooperative else "plain"
             bar = tqdm(
-                total=settings["updates"], initial=self.update, desc=f"train {name}", unit="update",
-                dynamic_ncols=True,
+                total=settings["updates"], initial=self.update, desc=f"train {self.model.method}",
+                unit="update", dynamic_ncols=True,
             )  # fmt: skip
-        earlier, started = self.history.seconds, time.perf_counter()
+        earlier, started = self.seconds, time.perf_counter()
 
         def seconds() -> float:
             return earlier + time.perf_counter() - started
@@ -169,9 +179,14 @@ class _Run:
                     bar.update()
                     if self.history.validation:
                         bar.set_postfix(mAP=f"{self.history.validation[-1][1]:.3f}", refresh=False)
-                if due or self.update % checkpoint_every == 0:
+                stop = time_limit is not None and time.perf_counter() - started >= time_limit
+                if due or stop or self.update % checkpoint_every == 0:
+                    self.seconds = seconds()
                     self.save()
+                if stop:
+                    break
         except KeyboardInterrupt:
+            self.seconds = seconds()
             self.save()
             raise
         finally:
@@ -188,7 +203,8 @@ class _Run:
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = group["initial_lr"] * factor
-        watched = cooperative_step(
+        step: Any = cooperative_step if isinstance(self.model, CoopHash) else supervised_step
+        watched = step(
             self.model,
             torch.as_tensor(self.images(rows), device=self.device),
             torch.as_tensor(self.labels[rows], device=self.device),
@@ -197,6 +213,7 @@ class _Run:
             self.update,
         )
         self.update += 1
+        self.history.update = self.update
         self.blend()
         for name, value in watched.items():
             self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
@@ -227,9 +244,11 @@ class _Run:
         self.sums = {}
         for name, value in means.items():
             if not math.isfinite(value):
+                mend = "learning_rate"
+                if isinstance(self.model, CoopHash):
+                    mend += ", energy_weight or langevin_step_size, or raise energy_penalty"
                 raise FloatingPointError(
-                    f"training diverged: {name} is {value} near update {self.update}. Lower "
-                    "learning_rate, energy_weight or langevin_step_size, or raise energy_penalty"
+                    f"training diverged: {name} is {value} near update {self.update}. Lower {mend}"
                 )
         self.history.records.append({"update": self.update, "seconds": round(seconds, 3), **means})
 
@@ -242,7 +261,9 @@ class _Run:
             codes = self.codes(pixels, len(labels))
         # Each half is searched for in the other: images that the model was not trained on, on both
         # sides, as in use. Against the training images the score would favour early updates.
-        by_class = np.argsort(labels, kind="stable")  # so that each half has half of each class
+        by_class = (  # so that each half has half of each class
+            np.argsort(labels, kind="stable") if labels.ndim == 1 else np.arange(len(labels))
+        )
         halves = by_class[0::2], by_class[1::2]
         precisions = np.nan_to_num(  # a query that nothing is relevant to counts 0
             np.concatenate(
@@ -273,7 +294,7 @@ class _Run:
             self.model.load_state_dict(current)
             self.model.train()
 
-    def codes(self, pixels: _Pixels, count: int) -> NDArray[np.uint8]:
+    def codes(self, pixels: Pixels, count: int) -> NDArray[np.uint8]:
         parts = [
             self.model.encode(pixels(np.arange(start, min(start + 512, count))))
             for start in range(0, count, 512)
@@ -289,6 +310,7 @@ class _Run:
         extra |= {f"kept/{name}": value for name, value in self.kept.items()}
         facts = {
             "update": self.update,
+            "seconds": self.seconds,
             "history": dataclasses.asdict(self.history),
             "best": [self.best_map, self.best_error] if self.kept else None,
         }
@@ -314,86 +336,10 @@ class _Run:
                     f"{wanted[name]!r}: resume with the settings it was started with"
                 )
         self.history = History(**facts["history"])
-        self.update = facts["update"]
+        self.update, self.seconds = facts["update"], facts.get("seconds", self.history.seconds)
         for name, value in extra.items():
             kind, _, key = name.partition("/")
             kept = {"sums": self.sums, "average": self.average, "kept": self.kept}[kind]
             kept[key] = value.to(self.device)
         if facts["best"] is not None:
             self.best_map, self.best_error = facts["best"]
-
-
-def _optimizers(model: CoopHash, rate: float, generator_rate: float) -> CooperativeOptimizers:
-    """Adam for each network; the energy head has a rate of its own.
-
-    Adam's step does not depend on the scale of a gradient, so a small weight of the energy loss
-    does not slow a head that sees no other loss: at the full rate energies were seen to run off.
-    """
-    head = list(model.descriptor.energy_head.parameters())
-    rest = [p for n, p in model.descriptor.named_parameters() if not n.startswith("energy_head.")]
-    energy_rate = rate * model.config.energy_rate
-    groups = [{"params": rest, "lr": rate}, {"params": head, "lr": energy_rate}]
-    optimizers = CooperativeOptimizers(
-        torch.optim.Adam(groups, betas=BETAS),
-        torch.optim.Adam(model.generator.parameters(), generator_rate, betas=BETAS),
-    )
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
-    return optimizers
-
-
-_Pixels = Callable[[NDArray[np.int64]], Any]  # rows -> (B, C, H, W) float in [-1, 1]
-
-
-def _labelled(model: CoopHash, data: Any, name: str) -> tuple[_Pixels, NDArray[np.int64]]:
-    """Labels of a data set, and a function that gives the pixels of some of its rows."""
-    if isinstance(data, ImageSet):
-        images, labels = data.images, data.labels
-    elif isinstance(data, Sequence) and len(data) == 2:
-        images, labels = data
-    else:
-        raise TypeError(
-            f"{name} must be an ImageSet or (images, labels), got {type(data).__name__}"
-        )
-    if len(images) != len(labels):
-        raise ValueError(f"{name} has {len(images)} images but {len(labels)} labels")
-    if len(labels) < 2:
-        raise ValueError(f"{name} has {len(labels)} images; training needs at least 2")
-    checked = model._check_labels(f"{name} labels", torch.as_tensor(labels))
-    # Once over everything, in blocks: a NaN in the last image must not wait for its epoch.
-    for start in range(0, len(images), 4096):
-        check_images(images[start : start + 4096], model.config.image_shape, f"{name} images")
-
-    def pixels(rows: NDArray[np.int64]) -> Any:
-        index = torch.from_numpy(rows) if isinstance(images, Tensor) else rows
-        return check_images(images[index], model.config.image_shape, f"{name} images")
-
-    return pixels, checked.cpu().numpy()
-
-
-def _check_classes(model: CoopHash, labels: NDArray[np.int64]) -> None:
-    counts = np.bincount(labels, minlength=model.config.classes)
-    for label in np.flatnonzero(counts < 2):
-        named = f" ({model.class_names[label]!r})" if model.class_names else ""
-        raise ValueError(
-            f"class {label}{named} has {counts[label]} training image"
-            f"{'s' if counts[label] != 1 else ''}; triplets need at least 2 of each class: add "
-            "images, or leave the class out"
-        )
-
-
-def _check_settings(
-    updates: int, batch_size: int, schedule: str, validate_every: int, checkpoint_every: int,
-    resume: bool, folder: str | Path | None,
-) -> None:  # fmt: skip
-    for name, value, low in (
-        ("updates", updates, 0), ("batch_size", batch_size, 2),
-        ("validate_every", validate_every, 1), ("checkpoint_every", checkpoint_every, 1),
-    ):  # fmt: skip
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
-            raise ValueError(f"{name} must be an integer of at least {low}, got {value!r}")
-    if schedule not in ("cosine", "constant"):
-        raise ValueError(f"schedule must be 'cosine' or 'constant', got {schedule!r}")
-    if resume and folder is None:
-        raise ValueError("resume needs folder: the folder that holds the checkpoint")

@@ -34,7 +34,9 @@ def test_searching_needs_numpy_alone():
     assert done.stdout.strip() == str(list(range(9))), done.stderr
 
 
-@pytest.mark.parametrize("name", ["CoopHash", "fit", "load", "langevin", "losses"])
+@pytest.mark.parametrize(
+    "name", ["CoopHash", "SupervisedHash", "fit", "load", "langevin", "losses"]
+)
 def test_a_missing_extra_says_the_one_command(name):
     done = run(f"import coophash as ch; ch.{name}", hidden=["torch"])
     assert done.returncode and 'pip install "coophash[train]"' in done.stderr, done.stderr

@@ -234,3 +234,24 @@ def test_a_class_with_one_image_is_called_by_its_name():
 def test_bad_settings_say_what_is_wrong(settings, words):
     with pytest.raises(ValueError, match=words):
         fit(tiny(), **settings)
+
+
+def test_a_time_limit_stops_and_resume_goes_on_to_the_same_weights(tmp_path):
+    whole = tiny()
+    expected = fit(whole, validation=stripes(9, seed=1))
+    pieces, histories = 0, []
+    while not histories or not histories[-1].finished:
+        model = tiny(seed=9 if pieces else 0)
+        histories.append(
+            fit(model, validation=stripes(9, seed=1), folder=tmp_path, resume=True, time_limit=0)
+        )
+        pieces += 1
+        assert histories[-1].update == pieces, "at least one update each time"
+    assert pieces == 12
+    assert_equal_weights(weights(whole), weights(model))
+    assert histories[-1].kept_update == expected.kept_update
+    strip = [{k: v for k, v in r.items() if k != "seconds"} for r in histories[-1].records]
+    assert strip == [{k: v for k, v in r.items() if k != "seconds"} for r in expected.records]
+    assert histories[-1].seconds > 0 and expected.finished
+    with pytest.raises(ValueError, match="time_limit needs folder"):
+        fit(tiny(), time_limit=3)

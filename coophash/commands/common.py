@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from coophash.coop import CoopHash
     from coophash.data import ImageSet
+    from coophash.hasher import ImageHasher
 
 Split = Literal["train", "test", "all"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -88,7 +88,7 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
         raise ValueError(f"cannot read {str(path)!r} as an image: {error}") from None
 
 
-def place(model: CoopHash, device: Device) -> CoopHash:
+def place(model: ImageHasher, device: Device) -> ImageHasher:
     """The model, moved to the device.
 
     Raises:
@@ -105,7 +105,7 @@ def place(model: CoopHash, device: Device) -> CoopHash:
     return model.to("cuda" if there and device != "cpu" else "cpu")
 
 
-def encode_images(model: CoopHash, images: ImageSet, batch_size: int = 512) -> NDArray[np.uint8]:
+def encode_images(model: ImageHasher, images: ImageSet, batch_size: int = 512) -> NDArray[np.uint8]:
     """Codes of images, with a bar that shows the time left: (N, ceil(bits / 8))."""
     from tqdm import tqdm
 
@@ -119,7 +119,7 @@ def encode_images(model: CoopHash, images: ImageSet, batch_size: int = 512) -> N
 
 
 def model_data(
-    model: CoopHash, path: Path, split: Split, fit: bool = False, skip_damaged: bool = False
+    model: ImageHasher, path: Path, split: Split, fit: bool = False, skip_damaged: bool = False
 ) -> ImageSet:
     """Images in the shape that a model takes.
 

@@ -1,0 +1,79 @@
+"""What `fit` checks of its data and settings before the first update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from coophash.data import ImageSet
+from coophash.data.checks import check_images
+from coophash.hasher import ImageHasher
+
+Pixels = Callable[[NDArray[np.int64]], Any]  # rows -> (B, C, H, W) float in [-1, 1]
+
+
+def labelled(model: ImageHasher, data: Any, name: str) -> tuple[Pixels, NDArray[Any]]:
+    """A function that gives the pixels of some rows of a data set, and the labels of all.
+
+    Labels are int64 (N,), or float32 (N, classes) where the model takes several for an image.
+    """
+    if isinstance(data, ImageSet):
+        images, labels = data.images, data.labels
+    elif isinstance(data, Sequence) and len(data) == 2:
+        images, labels = data
+    else:
+        raise TypeError(
+            f"{name} must be an ImageSet or (images, labels), got {type(data).__name__}"
+        )
+    if len(images) != len(labels):
+        raise ValueError(f"{name} has {len(images)} images but {len(labels)} labels")
+    if len(labels) < 2:
+        raise ValueError(f"{name} has {len(labels)} images; training needs at least 2")
+    checked = model._check_labels(f"{name} labels", torch.as_tensor(labels))
+    # Once over everything, in blocks: a NaN in the last image must not wait for its epoch.
+    for start in range(0, len(images), 4096):
+        check_images(images[start : start + 4096], model.config.image_shape, f"{name} images")
+
+    def pixels(rows: NDArray[np.int64]) -> Any:
+        index = torch.from_numpy(rows) if isinstance(images, Tensor) else rows
+        return check_images(images[index], model.config.image_shape, f"{name} images")
+
+    return pixels, checked.cpu().numpy()
+
+
+def check_classes(model: ImageHasher, labels: NDArray[Any]) -> None:
+    """Raise unless every class has two training images, without which it has no pair.
+
+    Several labels an image: one image each will do, since images are similar by any of theirs.
+    """
+    least = 2 if labels.ndim == 1 else 1
+    if labels.ndim == 1:
+        counts = np.bincount(labels, minlength=model.config.classes)
+    else:
+        counts = labels.sum(0).astype(np.int64)
+    for label in np.flatnonzero(counts < least):
+        named = f" ({model.class_names[label]!r})" if model.class_names else ""
+        raise ValueError(
+            f"class {label}{named} has {counts[label]} training image"
+            f"{'s' if counts[label] != 1 else ''}; training needs at least {least} of each "
+            "class: add images, or leave the class out"
+        )
+
+
+def check_settings(
+    updates: int, batch_size: int, schedule: str, validate_every: int, checkpoint_every: int
+) -> None:
+    """Raise ValueError, by name, for a setting of `fit` that is out of range."""
+    for name, value, low in (
+        ("updates", updates, 0), ("batch_size", batch_size, 2),
+        ("validate_every", validate_every, 1), ("checkpoint_every", checkpoint_every, 1),
+    ):  # fmt: skip
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
+            raise ValueError(f"{name} must be an integer of at least {low}, got {value!r}")
+    if schedule not in ("cosine", "constant"):
+        raise ValueError(f"schedule must be 'cosine' or 'constant', got {schedule!r}")

@@ -1,0 +1,125 @@
+"""`ImageHasher`: what every model of images here can do once it is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from coophash.codes import pack
+from coophash.coop_config import check_range
+from coophash.data import ImageSet
+from coophash.data.checks import check_images
+
+
+class HasherConfig(Protocol):
+    """The settings that every model has; each has a frozen dataclass of its own."""
+
+    @property
+    def bits(self) -> int: ...
+    @property
+    def classes(self) -> int: ...
+    @property
+    def image_shape(self) -> tuple[int, int, int]: ...
+
+
+class ImageHasher(nn.Module):
+    """A network from images to codes: encoding and saving. `CoopHash` and `SupervisedHash` are two.
+
+    Attributes:
+        config: the settings, a dataclass.
+        class_names: names in the order of the labels; None when not known.
+    """
+
+    config: Any  # a HasherConfig; each model narrows it
+    class_names: tuple[str, ...] | None
+
+    @property
+    def method(self) -> str:
+        """What the model is called in progress bars and tables."""
+        raise NotImplementedError
+
+    def base_features(self, images: Tensor) -> Tensor:
+        """Base network: (B, C, H, W) -> (B, features)."""
+        raise NotImplementedError
+
+    def hash_outputs(self, features: Tensor) -> Tensor:
+        """Hash head: (B, features) -> (B, bits) real; the code is their signs."""
+        raise NotImplementedError
+
+    def encode(self, images: Any, batch_size: int = 512) -> Any:
+        """Packed codes: base network and hash head alone, then the signs.
+
+        Args:
+            images: an `ImageSet`; or (N, C, H, W) NumPy or torch, float in [-1, 1] or uint8.
+            batch_size: images at a time.
+
+        Returns:
+            uint8, (N, ceil(bits / 8)); torch for torch input, else NumPy.
+
+        Raises:
+            TypeError, ValueError: images of another shape, dtype or range, or with NaN.
+        """
+        outputs = self.outputs(images, batch_size)
+        return pack(outputs if isinstance(images, Tensor) else outputs.cpu().numpy())
+
+    @torch.no_grad()
+    def outputs(self, images: Any, batch_size: int = 512) -> Tensor:
+        """Real-valued hash outputs, before the sign: (N, bits) float32. Arguments as `encode`."""
+        training = self.training
+        self.eval()  # an image's code depends on that image alone, not on its batch
+        try:
+            heads = [self.hash_outputs(f) for f in self._features(images, batch_size)]
+        finally:
+            self.train(training)
+        return torch.cat(heads) if heads else torch.empty(0, self.config.bits)
+
+    def _features(self, images: Any, batch_size: int) -> Iterator[Tensor]:
+        device = next(self.parameters()).device
+        check_range("batch_size", batch_size, 1, None)
+        for start in range(0, len(images), batch_size):
+            rows = slice(start, start + batch_size)
+            part = images.float(rows) if isinstance(images, ImageSet) else images[rows]
+            part = check_images(part, self.config.image_shape, "images")
+            yield self.base_features(torch.as_tensor(part, device=device))
+
+    def _check_labels(self, name: str, labels: Tensor, count: int | None = None) -> Tensor:
+        labels = torch.as_tensor(labels)
+        if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
+            raise ValueError(
+                f"{name} must be integer classes (B,), got {labels.dtype} {tuple(labels.shape)}"
+            )
+        if count is not None and len(labels) != count:
+            raise ValueError(f"{name} must be ({count},), got {tuple(labels.shape)}")
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.config.classes:
+            raise ValueError(
+                f"{name} must be from 0 to {self.config.classes - 1}, "
+                f"got {int(labels.min())} to {int(labels.max())}"
+            )
+        return labels.to(torch.int64)
+
+    def save(self, folder: str | Path) -> None:
+        """Write `model.safetensors` and `config.json` into the folder, made if it is missing."""
+        from coophash.checkpoints import save_model
+
+        save_model(self, folder)
+
+
+def check_options(options: dict[str, Any], config: type, model: str) -> None:
+    """Raise TypeError for an option that the model's config does not have."""
+    known = {field.name for field in dataclasses.fields(config)}
+    if unknown := sorted(set(options) - known):
+        raise TypeError(f"unknown option {unknown[0]!r}; {model} has {sorted(known)}")
+
+
+def check_class_names(
+    names: tuple[str, ...] | None, classes: int
+) -> tuple[str, ...] | None:  # fmt: skip
+    """The names as a tuple; ValueError unless there is one for each class."""
+    if names is not None and len(names) != classes:
+        raise ValueError(f"class_names must be {classes} names, got {len(names)}")
+    return None if names is None else tuple(names)
