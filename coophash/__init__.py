@@ -25,18 +25,21 @@ _NAMES = {
     "read_faiss": "coophash.store",
     "CoopHash": "coophash.coop",
     "SupervisedHash": "coophash.supervised",
-    "fit": "coophash.training",
+    "UCCH": "coophash.ucch",
+    "fit": "coophash.fitting",
     "load": "coophash.checkpoints",
     "langevin": "coophash.sampling",
 }
 # What needs more than the base install: name -> (module that tells, extra that brings it)
 _NEEDS = dict.fromkeys(
-    ("CoopHash", "SupervisedHash", "fit", "load", "langevin", "losses"), ("torch", "train")
+    ("CoopHash", "SupervisedHash", "UCCH", "fit", "load", "langevin", "losses"),
+    ("torch", "train"),
 )
 _MODULES = ("codes", "data", "kernels", "losses", "metrics", "protocols", "search")
 
 # Written out, so that type checkers see it; a test holds it against the tables above.
 __all__ = [
+    "UCCH",
     "CoopHash",
     "HammingIndex",
     "SupervisedHash",
@@ -83,6 +86,7 @@ if TYPE_CHECKING:
     from coophash.checkpoints import load
     from coophash.codes import pack, unpack
     from coophash.coop import CoopHash
+    from coophash.fitting import fit
     from coophash.sampling import langevin
     from coophash.search import (
         HammingIndex,
@@ -93,4 +97,4 @@ if TYPE_CHECKING:
     )
     from coophash.store import read_faiss
     from coophash.supervised import SupervisedHash
-    from coophash.training import fit
+    from coophash.ucch import UCCH

@@ -8,22 +8,27 @@ far, everything that a resumed run needs.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from coophash.errors import require
 
-if TYPE_CHECKING:
-    from coophash.hasher import ImageHasher
-
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 CHECKPOINT_FILE = "checkpoint.safetensors"
+
+# Models that a folder can hold: name -> (module, attributes that are kept beside the config)
+_MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "CoopHash": ("coophash.coop", ("class_names",)),
+    "SupervisedHash": ("coophash.supervised", ("class_names",)),
+    "UCCH": ("coophash.ucch", ("preset",)),
+}
 
 
 def _safetensors() -> Any:
@@ -44,19 +49,20 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def model_description(model: ImageHasher) -> dict[str, Any]:
+def model_description(model: Any) -> dict[str, Any]:
     """What `config.json` says of a model."""
     from coophash import __version__
 
+    name = type(model).__name__
     return {
-        "model": type(model).__name__,
+        "model": name,
         "coophash": __version__,
         "config": dataclasses.asdict(model.config),
-        "class_names": model.class_names,
+        **{kept: getattr(model, kept) for kept in _MODELS[name][1]},
     }
 
 
-def save_model(model: ImageHasher, folder: str | Path) -> None:
+def save_model(model: Any, folder: str | Path) -> None:
     """Write a model folder. An existing one is overwritten, file by file, each atomically.
 
     Raises:
@@ -71,8 +77,11 @@ def save_model(model: ImageHasher, folder: str | Path) -> None:
     write_atomically(folder / CONFIG_FILE, description.encode())
 
 
-def load(folder: str | Path) -> ImageHasher:
-    """Read a model folder that `model.save` wrote; the model comes in evaluation mode.
+def load(folder: str | Path) -> Any:
+    """Read a model folder that `model.save` wrote.
+
+    Returns:
+        The `CoopHash`, `SupervisedHash` or `UCCH` that was saved, on the CPU, in evaluation mode.
 
     Raises:
         FileNotFoundError: the folder or one of its two files is missing.
@@ -102,24 +111,20 @@ def _read_description(path: Path) -> dict[str, Any]:
     return description
 
 
-def build_model(description: dict[str, Any], path: Path) -> ImageHasher:
+def build_model(description: dict[str, Any], path: Path) -> Any:
     """The model that a description stands for, with fresh weights. `path`: named in errors."""
-    from coophash.coop import CoopHash
-    from coophash.supervised import SupervisedHash
-
-    known = {kind.__name__: kind for kind in (CoopHash, SupervisedHash)}
-    kind: Any = known.get(str(description.get("model")))
-    if kind is None:
+    name = description.get("model")
+    if name not in _MODELS:
         raise ValueError(
-            f"{path} describes a model {description.get('model')!r}; this version of coophash "
-            f"knows {', '.join(known)}"
+            f"{path} describes a model {name!r}; this version of coophash knows "
+            f"{', '.join(map(repr, _MODELS))}"
         )
-    names = description.get("class_names")
+    module, kept = _MODELS[name]
+    beside = {key: description[key] for key in kept if key in description}
+    for key, value in beside.items():
+        beside[key] = tuple(value) if isinstance(value, list) else value
     try:
-        model: ImageHasher = kind(
-            **description["config"], class_names=None if names is None else tuple(names)
-        )
-        return model
+        return getattr(importlib.import_module(module), name)(**description["config"], **beside)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
 

@@ -35,7 +35,7 @@ def test_searching_needs_numpy_alone():
 
 
 @pytest.mark.parametrize(
-    "name", ["CoopHash", "SupervisedHash", "fit", "load", "langevin", "losses"]
+    "name", ["CoopHash", "SupervisedHash", "UCCH", "fit", "load", "langevin", "losses"]
 )
 def test_a_missing_extra_says_the_one_command(name):
     done = run(f"import coophash as ch; ch.{name}", hidden=["torch"])

@@ -16,12 +16,14 @@ from coophash.data.image_list import ImageList, read_image_list, read_image_list
 from coophash.data.imageset import ImageSet, concatenate
 from coophash.data.mnist5k import read_mnist5k
 from coophash.data.opening import open_dataset
+from coophash.data.pairs import PairSet
 from coophash.data.resize import adapt_images
 from coophash.data.split import split_indices
 
 __all__ = [
     "ImageList",
     "ImageSet",
+    "PairSet",
     "adapt_images",
     "check_dataset",
     "check_images",

@@ -1,0 +1,373 @@
+"""UCCH (Hu et al., TPAMI 2023): binary codes for image-text pairs, learned without labels.
+One step is `ucch_step`, below.
+
+    outputs    h^x = f^x(x),  h^y = f^y(y),  of length 1;  codes b = sgn(h)                Eq. 1
+    bank       one row v_i a pair, shared by both modalities; keys k_i = sgn(v_i)
+    contrast   L_c: each h against its own key and K others, by softmax                    Eq. 3, 4
+    ranking    L_r: each h^x against all h^y of the batch, and the reverse                 Eq. 8, 14
+    total      beta L_c + (1 - beta) L_r                                                   Eq. 15
+    bank       v_i <- delta v_i + (1 - delta) (h_i^x + h_i^y) / 2                          Eq. 5
+
+The keys are bits, and no gradient enters the bank: the networks are trained against binary codes
+themselves, with no relaxation. Where the authors' code does more than the paper (a warm-up, clipped
+gradients, a normalised bank), `UCCHConfig` has an option; presets say which goes with which.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from coophash.codes import pack, unpack
+from coophash.coop import random_source
+from coophash.data.pairs import PairSet, feature_matrix
+from coophash.ucch_config import PRESETS, UCCHConfig
+
+__all__ = ["UCCH", "MemoryBank", "PairEncoder", "UCCHConfig", "ucch_step"]
+
+
+class PairEncoder(nn.Module):
+    """f^x or f^y: linear layers with ReLU between, tanh, then length 1.
+
+    Args:
+        inputs: width of the features.
+        hidden: widths of the hidden layers.
+        bits: L.
+        dropout: share of hidden units dropped in training.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, inputs: int, hidden: tuple[int, ...], bits: int, dropout: float) -> None:
+        super().__init__()
+        widths = (inputs, *hidden, bits)
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.dropout = dropout
+        # What `UCCHConfig.standardize` learns; left at 0 and 1 it changes nothing.
+        self.register_buffer("mean", torch.zeros(inputs))
+        self.register_buffer("deviation", torch.ones(inputs))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features: (B, inputs), standardised -> (B, bits), rows of length 1."""
+        x = features
+        for layer in self.layers[:-1]:
+            x = F.dropout(F.relu(layer(x)), self.dropout, self.training)
+        return F.normalize(torch.tanh(self.layers[-1](x)), dim=1)
+
+
+class MemoryBank(nn.Module):
+    """One row of L numbers for each training pair, and beside it the packed signs: the keys.
+
+    Args:
+        items: n, training pairs.
+        bits: L.
+        seed: of the random signs that it starts with.
+
+    Attributes:
+        values: v, (n, L) float32.
+        codes: sgn(v), packed: (n, ceil(L / 8)) uint8. Always those of `values`.
+    """
+
+    values: Tensor
+    codes: Tensor
+
+    def __init__(self, items: int, bits: int, seed: int = 0) -> None:
+        super().__init__()
+        source = torch.Generator().manual_seed(seed)
+        signs = torch.randint(2, (items, bits), generator=source) * 2 - 1
+        self.register_buffer("values", signs / bits**0.5)
+        self.register_buffer("codes", pack(self.values))
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @torch.no_grad()
+    def update(self, rows: Tensor, outputs: Tensor, momentum: float, normalize: bool) -> None:
+        """v <- delta v + (1 - delta) u in some rows (Eq. 5), and their codes.
+
+        Args:
+            rows: (B,) int64, each once.
+            outputs: u = (h^x + h^y) / 2, (B, L).
+            momentum: delta.
+            normalize: bring u and the result to length 1.
+        """
+        u = F.normalize(outputs, dim=1) if normalize else outputs
+        v = momentum * self.values[rows] + (1 - momentum) * u
+        v = F.normalize(v, dim=1) if normalize else v
+        self.values[rows] = v
+        self.codes[rows] = pack(v)
+
+
+class UCCH(nn.Module):
+    """Unsupervised contrastive cross-modal hashing.
+
+    Args:
+        bits, image_dim, text_dim: see `UCCHConfig`.
+        preset: "paper", "mirflickr", "nuswide" or "mscoco", see `coophash.ucch_config`.
+        seed: of the initial weights.
+        options: of `UCCHConfig`; they win over the preset.
+
+    Attributes:
+        config: the settings.
+        image_encoder, text_encoder: f^x and f^y, with the statistics that standardise features.
+
+    Raises:
+        TypeError, ValueError: an unknown preset or option, or one of the wrong type or range.
+    """
+
+    def __init__(
+        self,
+        bits: int,
+        image_dim: int,
+        text_dim: int,
+        preset: str = "mirflickr",
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        if preset not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+        known = {field.name for field in dataclasses.fields(UCCHConfig)}
+        if unknown := sorted(set(options) - known):
+            raise TypeError(f"unknown option {unknown[0]!r}; UCCH has {sorted(known)}")
+        super().__init__()
+        c = UCCHConfig(bits, image_dim, text_dim, **{**PRESETS[preset], **options})
+        self.config, self.preset = c, preset
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.image_encoder = PairEncoder(c.image_dim, c.image_hidden, c.bits, c.dropout)
+            self.text_encoder = PairEncoder(c.text_dim, c.text_hidden, c.bits, c.dropout)
+
+    def encode_image(self, images: Any, batch_size: int = 1024) -> Any:
+        """Packed codes of images.
+
+        Args:
+            images: a `PairSet`, or features (N, image_dim), NumPy or torch.
+            batch_size: rows at a time.
+
+        Returns:
+            uint8, (N, ceil(bits / 8)); torch for torch input, else NumPy.
+
+        Raises:
+            TypeError, ValueError: features of another width or dtype, or with NaN.
+        """
+        return _packed(images, self.image_outputs(images, batch_size))
+
+    def encode_text(self, texts: Any, batch_size: int = 1024) -> Any:
+        """Packed codes of texts: a `PairSet`, or features (N, text_dim). As `encode_image`."""
+        return _packed(texts, self.text_outputs(texts, batch_size))
+
+    def image_outputs(self, images: Any, batch_size: int = 1024) -> Tensor:
+        """h^x before the sign: (N, bits) float32, of length 1. Arguments as `encode_image`."""
+        values = images.images if isinstance(images, PairSet) else images
+        return self._outputs(
+            self.image_encoder, values, self.config.image_dim, "images", batch_size
+        )
+
+    def text_outputs(self, texts: Any, batch_size: int = 1024) -> Tensor:
+        """h^y before the sign: (N, bits) float32, of length 1. Arguments as `encode_text`."""
+        values = texts.texts if isinstance(texts, PairSet) else texts
+        width = self.config.text_dim
+        return self._outputs(self.text_encoder, values, width, "texts", batch_size)
+
+    @torch.no_grad()
+    def _outputs(
+        self, encoder: PairEncoder, values: Any, width: int, name: str, batch_size: int
+    ) -> Tensor:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        values = check_features(values, width, name)
+        training = encoder.training
+        encoder.eval()
+        try:
+            device = encoder.mean.device
+            parts = [
+                encoder(self.standardized(encoder, part.to(device)))
+                for part in torch.split(torch.as_tensor(values), batch_size)
+            ]
+        finally:
+            encoder.train(training)
+        return torch.cat(parts) if parts else torch.empty(0, self.config.bits)
+
+    def standardized(self, encoder: PairEncoder, features: Tensor) -> Tensor:
+        """Features as the encoder takes them: (B, D) -> (B, D)."""
+        if not self.config.standardize:
+            return features
+        scaled = (features - encoder.mean) / encoder.deviation
+        limit = self.config.clip_features
+        return scaled if limit is None else scaled.clamp(-limit, limit)
+
+    def learn_statistics(self, pairs: PairSet) -> None:
+        """Take mean and deviation of every feature from training pairs, for `standardize`.
+
+        A feature that does not vary is only centred.
+        """
+        for encoder, values in (
+            (self.image_encoder, pairs.images), (self.text_encoder, pairs.texts)
+        ):  # fmt: skip
+            exact = torch.as_tensor(values).double()
+            deviation = exact.std(0, correction=0)
+            deviation[deviation <= 1e-6 * exact.abs().amax(0).clamp_min(1e-30)] = 1.0
+            encoder.mean.copy_(exact.mean(0))
+            encoder.deviation.copy_(deviation)
+
+    def save(self, folder: str | Path) -> None:
+        """Write `model.safetensors` and `config.json` into the folder, made if it is missing."""
+        from coophash.checkpoints import save_model
+
+        save_model(self, folder)
+
+
+def check_features(values: Any, width: int, name: str) -> Any:
+    """Features as float32 (N, width): an array for an array, a tensor for a tensor.
+
+    Raises:
+        TypeError, ValueError: another dtype or width, or NaN or infinity.
+    """
+    if isinstance(values, Tensor):
+        if not values.is_floating_point():
+            raise TypeError(f"{name} must be floating (N, {width}), got {values.dtype}")
+        values = values.float()
+        if values.ndim == 2 and not torch.isfinite(values).all():
+            raise ValueError(f"{name} must be finite, got NaN or infinity: repair them first")
+    else:
+        values = feature_matrix(values, name)
+    if values.ndim != 2 or values.shape[1] != width:
+        raise ValueError(
+            f"{name} must be features (N, {width}) as in training, got {tuple(values.shape)}"
+        )
+    return values
+
+
+def _packed(given: Any, outputs: Tensor) -> Any:
+    return pack(outputs if isinstance(given, Tensor) else outputs.cpu().numpy())
+
+
+def ucch_step(
+    model: UCCH,
+    bank: MemoryBank,
+    rows: Tensor,
+    images: Tensor,
+    texts: Tensor,
+    optimizer: torch.optim.Optimizer,
+    seed: int,
+    update: int,
+    warm_up: bool = False,
+) -> dict[str, Tensor]:
+    """One update of both networks and the bank on a mini-batch (Algorithm 1).
+
+    All randomness is a function of (seed, update), so a resumed run repeats an uninterrupted one.
+
+    Args:
+        rows: (B,) int64, the bank rows of the pairs.
+        images, texts: (B, image_dim) and (B, text_dim) float, standardised where the model says so.
+        update: number of this update, from 0.
+        warm_up: the keys are the signs of the batch itself, and its bank rows are overwritten.
+
+    Returns:
+        What to watch, as 0-d tensors: the loss, its two parts, and the mean <h^x, h^y> of the
+        pairs and of all others in the batch.
+    """
+    c = model.config
+    source = random_source(images.device, seed, update)
+    with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
+        torch.manual_seed(source.initial_seed())  # of the dropout
+        hx = model.image_encoder(_disturbed(images, c, source))
+        hy = model.text_encoder(_disturbed(texts, c, source))
+    centre = (hx + hy).detach() / 2
+
+    if warm_up:
+        contrast = batch_contrast(hx, centre, c.temperature)
+        contrast = contrast + batch_contrast(hy, centre, c.temperature)
+    else:
+        negatives = draw_negatives(len(bank), rows, c.negatives, c.exclude_positive, source)
+        contrast = bank_contrast(hx, bank.codes, rows, negatives, c.temperature)
+        contrast = contrast + bank_contrast(hy, bank.codes, rows, negatives, c.temperature)
+
+    similarity = hx @ hy.T  # M^xy, (B, B); its transpose is M^yx
+    if c.ranking == "crl":
+        ranking = crl_loss(similarity, c.margin, c.shift, c.ranking_temperature)
+    else:
+        ranking = max_margin_loss(similarity, c.margin)
+
+    loss = c.contrast_weight * contrast + (1 - c.contrast_weight) * ranking  # Eq. 15
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    if c.gradient_clip is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), c.gradient_clip)
+    optimizer.step()
+
+    bank.update(rows, centre, 0.0 if warm_up else c.bank_momentum, c.normalize_bank)
+    similarity, own = similarity.detach(), similarity.detach().diagonal().mean()
+    others = (similarity.mean() * len(rows) - own) / (len(rows) - 1)
+    return {
+        "loss": loss.detach(), "contrast": contrast.detach(), "ranking": ranking.detach(),
+        "similarity_own": own, "similarity_others": others,
+    }  # fmt: skip
+
+
+def _disturbed(features: Tensor, c: UCCHConfig, source: torch.Generator) -> Tensor:
+    """Features with the noise and the holes that the options ask for."""
+    if c.feature_noise:
+        noise = torch.randn(features.shape, generator=source, device=features.device)
+        features = features + c.feature_noise * noise
+    if c.feature_dropout:
+        kept = torch.rand(features.shape, generator=source, device=features.device)
+        features = features * (kept >= c.feature_dropout)
+    return features
+
+
+def draw_negatives(
+    items: int, rows: Tensor, count: int, exclude_positive: bool, source: torch.Generator
+) -> Tensor:
+    """Bank rows of the negatives: (B, count), uniform, with replacement, each pair's own draw.
+
+    Without `exclude_positive` a pair's own row may be among them, as in the authors' code.
+    """
+    size = (len(rows), count)
+    if not exclude_positive:
+        return torch.randint(items, size, generator=source, device=rows.device)
+    if items < 2:
+        raise ValueError("exclude_positive needs a bank of at least 2 pairs")
+    drawn = torch.randint(items - 1, size, generator=source, device=rows.device)
+    return drawn + (drawn >= rows[:, None])  # over the own row
+
+
+def batch_contrast(outputs: Tensor, centre: Tensor, temperature: float) -> Tensor:
+    """L_c of one modality in the warm-up: the keys are the signs of the batch, (B, L) -> scalar."""
+    keys = unpack(pack(centre), outputs.shape[1]).to(outputs.dtype) / outputs.shape[1] ** 0.5
+    own = torch.arange(len(outputs), device=outputs.device)
+    return F.cross_entropy(outputs @ keys.T / temperature, own)
+
+
+def bank_contrast(
+    outputs: Tensor, codes: Tensor, rows: Tensor, negatives: Tensor, temperature: float
+) -> Tensor:
+    signs = unpack(codes, outputs.shape[1]).to(outputs.dtype)
+    scores = outputs @ signs.T / (temperature * outputs.shape[1] ** 0.5)
+    logits = torch.cat([scores.gather(1, rows[:, None]), scores.gather(1, negatives)], 1)
+    return -logits.log_softmax(1)[:, 0].mean()
+
+
+def crl_loss(similarity: Tensor, margin: float, shift: float, temperature: float) -> Tensor:
+    own = similarity.diagonal()
+    shifted = similarity - shift
+    loss = similarity.new_zeros(())
+    for dim, limit in ((1, own[:, None]), (0, own[None, :])):
+        s = torch.where(limit - similarity <= margin, similarity, shifted)
+        loss = loss + (margin + temperature * (s / temperature).logsumexp(dim) - own).mean()
+    return loss
+
+
+def max_margin_loss(similarity: Tensor, margin: float) -> Tensor:
+    """L'_r (Eq. 6, 7): hinge over all negatives of the batch, both directions, divided by n^2."""
+    own = similarity.diagonal()
+    other = ~torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
+    hinge = F.relu(margin + similarity - own[:, None]) + F.relu(margin + similarity - own[None, :])
+    return (hinge * other).sum() / len(similarity) ** 2

@@ -1,0 +1,365 @@
+"""The training loop of UCCH: epochs over pairs, validation, checkpoints, progress."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from coophash import checkpoints
+from coophash.data.pairs import PairSet
+from coophash.errors import require
+from coophash.history import History
+from coophash.interrupts import DeferredInterrupt
+from coophash.metrics import mean_average_precision
+from coophash.ucch import UCCH, MemoryBank, check_features, ucch_step
+
+MILESTONES = (30, 60, 90, 120)  # epochs at which "steps" divides the learning rate by 10
+_DIVERGED = (
+    "training diverged: {} is {} in epoch {}. Lower learning_rate, or standardise the features"
+)
+AUTHORS = 2000  # pairs of the authors' validation
+
+
+def fit_pairs(
+    model: UCCH,
+    pairs: PairSet,
+    validation: PairSet | float | str | None = 0.1,
+    *,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    seed: int = 0,
+    validate_every: int = 1,
+    checkpoint_every: int = 5,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> History:
+    """Train a model in place on pairs; labels are not looked at.
+
+    Args:
+        model: a `UCCH`, on the device to train on.
+        pairs: a `PairSet`.
+        validation: what chooses the epoch whose weights the model ends with, by the mean mAP of
+            both directions. A share from 0 to 1: so many of the pairs, drawn at random, are held
+            out of training and searched for among the others. A `PairSet`: its pairs are. None:
+            the last weights stay. "authors": the first 2,000 training pairs search themselves, as
+            in the authors' code, which flatters. Where there are labels, a pair is right if it
+            shares one (model selection by labels, as in the literature); without labels, if it is
+            the query's own partner.
+        epochs, batch_size, learning_rate: in place of those of the model's config.
+        seed: of the bank, the batches and every draw. Equal seeds on one machine with equal numbers
+            of threads give equal weights, with or without stops in between.
+        validate_every, checkpoint_every: in epochs.
+        folder: keeps a checkpoint and, at the end, the model. None keeps nothing.
+        resume: go on from the checkpoint in `folder`, if there is one.
+        progress: show a bar with the time left.
+
+    Returns:
+        The run's `History`, one record an epoch.
+
+    Raises:
+        TypeError, ValueError: data or settings that do not fit, or a checkpoint that was made with
+            others.
+        FloatingPointError: the training diverged.
+        KeyboardInterrupt: passed on after the checkpoint is written.
+    """
+    given: dict[str, Any] = {
+        "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate
+    }  # fmt: skip
+    model.config = dataclasses.replace(
+        model.config, **{name: value for name, value in given.items() if value is not None}
+    )
+    for name, value in (("validate_every", validate_every), ("checkpoint_every", checkpoint_every)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+    if resume and folder is None:
+        raise ValueError("resume needs folder: the folder that holds the checkpoint")
+    if not isinstance(pairs, PairSet):
+        raise TypeError(f"pairs must be a PairSet, got {type(pairs).__name__}")
+    _check_pairs(model, pairs, "pairs")
+    trained, queries, database = _validation(model, pairs, validation, seed)
+    size = model.config.batch_size
+    if len(trained) < size:
+        raise ValueError(
+            f"batch_size must be at most the {len(trained):,} pairs to train on, got {size}"
+        )
+    run = _Run(
+        model, trained, queries, database,
+        settings={
+            "model": _plain(dataclasses.asdict(model.config)), "preset": model.preset,
+            "pairs": len(trained), "seed": seed,
+            "validation": validation if isinstance(validation, str) else
+            (0 if queries is None else len(queries)),
+            "validate_every": validate_every,
+        },
+        path=None if folder is None else Path(folder) / checkpoints.CHECKPOINT_FILE,
+    )  # fmt: skip
+    if resume:
+        run.resume()
+    elif run.path is not None and run.path.exists():
+        raise ValueError(
+            f"{run.path} is the checkpoint of an earlier run: resume it, or give another folder"
+        )
+    run.train(checkpoint_every, progress)
+    if folder is not None:
+        model.save(folder)
+    return run.history
+
+
+class _Run:
+    """One training run: what changes while it goes on, and how that is saved and restored."""
+
+    def __init__(
+        self,
+        model: UCCH,
+        pairs: PairSet,
+        queries: PairSet | None,
+        database: PairSet | None,
+        settings: dict[str, Any],
+        path: Path | None,
+    ) -> None:
+        self.model, self.pairs, self.queries, self.database = model, pairs, queries, database
+        self.path, self.epoch, self.place = path, 0, 0
+        self.history = History(settings)
+        c = model.config
+        self.device = next(model.parameters()).device
+        if c.standardize:
+            model.learn_statistics(pairs)
+        # Once, not in every epoch: the features fit in memory twice, or they would not be here.
+        self.images = model.standardized(
+            model.image_encoder, torch.as_tensor(pairs.images, device=self.device)
+        )
+        self.texts = model.standardized(
+            model.text_encoder, torch.as_tensor(pairs.texts, device=self.device)
+        )
+        self.bank = MemoryBank(len(pairs), c.bits, settings["seed"]).to(self.device)
+        self.optimizer = torch.optim.Adam(
+            model.parameters(), c.learning_rate, weight_decay=c.weight_decay, fused=True
+        )
+        self.updates = len(pairs) // c.batch_size  # in an epoch
+        self.best_map = -math.inf
+        self.kept: dict[str, Tensor] = {}
+        self.sums: dict[str, Tensor] = {}
+
+    def train(self, checkpoint_every: int, progress: bool) -> None:
+        c = self.model.config
+        tqdm = require("tqdm", "train", "the progress bar").tqdm if progress else None
+        bar = None
+        if tqdm is not None:
+            bar = tqdm(
+                total=c.epochs * self.updates, initial=self.epoch * self.updates + self.place,
+                desc="train UCCH", unit="update", dynamic_ncols=True,
+            )  # fmt: skip
+        earlier, started = self.history.seconds, time.perf_counter()
+        self.model.train()
+        try:
+            while self.epoch < c.epochs:
+                with DeferredInterrupt():
+                    self.one_update()
+                if bar is not None:
+                    bar.update()
+                if self.place:
+                    continue
+                self.record(earlier + time.perf_counter() - started)
+                due = self.epoch == c.epochs
+                if self.queries is not None and (
+                    due or self.epoch % self.history.settings["validate_every"] == 0
+                ):
+                    self.validate()
+                    if bar is not None:
+                        score = self.history.validation[-1][1]
+                        bar.set_postfix(mAP=f"{score:.3f}", refresh=False)
+                if due or self.epoch % checkpoint_every == 0:
+                    self.save()
+        except KeyboardInterrupt:
+            self.save()
+            raise
+        finally:
+            if bar is not None:
+                bar.close()
+        if self.kept:
+            self.model.load_state_dict(self.kept)
+        self.model.eval()
+
+    def one_update(self) -> None:
+        c, seed = self.model.config, self.history.settings["seed"]
+        update = self.epoch * self.updates + self.place
+        for group in self.optimizer.param_groups:
+            group["lr"] = c.learning_rate * self.rate(update)
+        rows = torch.from_numpy(self.batch(seed, c.batch_size)).to(self.device)
+        batch = (rows, self.images[rows], self.texts[rows])
+        warm_up = self.epoch < c.warmup_epochs
+        try:
+            watched = ucch_step(
+                self.model, self.bank, *batch, self.optimizer, seed, update, warm_up=warm_up
+            )
+        except ValueError:
+            if all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
+                raise
+            raise FloatingPointError(_DIVERGED.format("a weight", "NaN", self.epoch + 1)) from None
+        for name, value in watched.items():
+            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
+        self.place += 1
+        if self.place == self.updates:
+            self.epoch, self.place = self.epoch + 1, 0
+
+    def rate(self, update: int) -> float:
+        """Learning rate as a share of the first."""
+        c = self.model.config
+        if c.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * update / (c.epochs * self.updates)))
+        if c.schedule == "steps":
+            return float(0.1 ** sum(self.epoch >= milestone for milestone in MILESTONES))
+        return 1.0
+
+    def batch(self, seed: int, size: int) -> NDArray[np.int64]:
+        """Rows of one batch: a function of (seed, epoch, place), as a resumed run needs it."""
+        order = np.random.default_rng([seed, self.epoch]).permutation(len(self.pairs))
+        return order[self.place * size : (self.place + 1) * size]
+
+    def record(self, seconds: float) -> None:
+        means = {name: float(value) / self.updates for name, value in self.sums.items()}
+        self.sums = {}
+        for name, value in means.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(_DIVERGED.format(name, value, self.epoch))
+        self.history.records.append(
+            {"update": self.epoch * self.updates, "epoch": self.epoch,
+             "seconds": round(seconds, 3), **means}
+        )  # fmt: skip
+
+    def validate(self) -> None:
+        if self.queries is None or self.database is None:
+            return
+        self.model.eval()
+        forward, backward = direction_maps(self.model, self.queries, self.database)
+        self.model.train()
+        score = (forward + backward) / 2
+        self.history.records[-1] |= {
+            "validation_map": score, "validation_image_to_text": forward,
+            "validation_text_to_image": backward,
+        }  # fmt: skip
+        if score > self.best_map:
+            self.best_map = score
+            self.history.kept_update = self.epoch * self.updates
+            self.kept = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+
+    @contextmanager
+    def weights(self, chosen: dict[str, Tensor]) -> Iterator[None]:
+        """The model with other weights, for as long as the block lasts."""
+        if not chosen:
+            yield
+            return
+        current = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        self.model.load_state_dict(chosen)
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(current)
+
+    def save(self) -> None:
+        """Write the checkpoint, and the model that the run would end with if it ended now."""
+        if self.path is None:
+            return
+        extra = {f"sums/{name}": value for name, value in self.sums.items()}
+        extra |= {f"kept/{name}": value for name, value in self.kept.items()}
+        facts = {
+            "epoch": self.epoch, "place": self.place,
+            "history": dataclasses.asdict(self.history),
+            "best": self.best_map if self.kept else None,
+        }  # fmt: skip
+        modules = {"model": self.model, "bank": self.bank}
+        checkpoints.save_training(self.path, modules, {"optimizer": self.optimizer}, extra, facts)
+        with self.weights(self.kept):
+            checkpoints.save_model(self.model, self.path.parent)
+
+    def resume(self) -> None:
+        """Restore what `save` wrote, if it wrote anything."""
+        if self.path is None or not self.path.exists():
+            return
+        modules = {"model": self.model, "bank": self.bank}
+        extra, facts = checkpoints.load_training(self.path, modules, {"optimizer": self.optimizer})
+        wanted, found = self.history.settings, facts["history"]["settings"]
+        for name in wanted:
+            if wanted[name] != found.get(name):
+                raise ValueError(
+                    f"{self.path} was made with {name} = {found.get(name)!r}, not "
+                    f"{wanted[name]!r}: resume with the settings it was started with"
+                )
+        self.history = History(**facts["history"])
+        self.epoch, self.place = facts["epoch"], facts["place"]
+        for name, value in extra.items():
+            kind, _, key = name.partition("/")
+            {"sums": self.sums, "kept": self.kept}[kind][key] = value.to(self.device)
+        if facts["best"] is not None:
+            self.best_map = facts["best"]
+
+
+def direction_maps(model: UCCH, queries: PairSet, database: PairSet) -> tuple[float, float]:
+    """mAP of image-to-text and of text-to-image; without labels each query has one right answer:
+    its partner, which must then be in the database at the query's own row."""
+    if queries.labels is None or database.labels is None:
+        asked, there = np.arange(len(queries)), np.arange(len(database))
+    else:
+        asked, there = queries.labels, database.labels
+    return (
+        mean_average_precision(
+            model.encode_image(queries), model.encode_text(database), asked, there
+        ),
+        mean_average_precision(
+            model.encode_text(queries), model.encode_image(database), asked, there
+        ),
+    )
+
+
+def _validation(
+    model: UCCH, pairs: PairSet, validation: PairSet | float | str | None, seed: int
+) -> tuple[PairSet, PairSet | None, PairSet | None]:
+    """Pairs to train on, queries to validate with, and what they search."""
+    if validation is None or (validation == 0 and not isinstance(validation, PairSet)):
+        return pairs, None, None
+    if isinstance(validation, str):
+        if validation != "authors":
+            raise ValueError(
+                f'validation must be a share, a PairSet, "authors" or None, got {validation!r}'
+            )
+        first = pairs.subset(slice(0, AUTHORS), "validation")
+        return pairs, first, first
+    if isinstance(validation, PairSet):
+        _check_pairs(model, validation, "validation")
+        held, trained = validation, pairs
+    else:
+        if isinstance(validation, bool) or not 0 < validation < 1:
+            raise ValueError(f"validation must be a share from 0 to 1, got {validation!r}")
+        count = max(1, round(validation * len(pairs)))
+        order = np.random.default_rng([seed, 2**32]).permutation(len(pairs))
+        held = pairs.subset(np.sort(order[:count]), "validation")
+        trained = pairs.subset(np.sort(order[count:]), pairs.name)
+    if held.labels is None or trained.labels is None:
+        return trained, held, held
+    return trained, held, trained
+
+
+def _check_pairs(model: UCCH, pairs: PairSet, name: str) -> None:
+    if len(pairs) < 2:
+        raise ValueError(f"{name} has {len(pairs)} pairs; training needs at least 2")
+    check_features(pairs.images[:1], model.config.image_dim, f"{name} images")
+    check_features(pairs.texts[:1], model.config.text_dim, f"{name} texts")
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back, so that a resumed run compares like with like."""
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in config.items()
+    }
