@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any
 # public name -> module that defines it
 _NAMES = {
     "LangevinStatistics": "coophash.kernels.langevin",
+    "bias_leaky_relu": "coophash.kernels.leaky_relu",
+    "bias_leaky_relu_bits": "coophash.kernels.leaky_relu",
+    "bias_leaky_relu_reference": "coophash.kernels.leaky_relu",
     "langevin_step": "coophash.kernels.langevin",
     "langevin_step_reference": "coophash.kernels.langevin",
+    "leaky_relu_backward": "coophash.kernels.leaky_relu",
     "philox_normal": "coophash.kernels.philox",
     "triton_missing": "coophash.kernels._backend",
 }
@@ -37,4 +41,10 @@ if TYPE_CHECKING:
     from coophash.kernels.langevin import LangevinStatistics as LangevinStatistics
     from coophash.kernels.langevin import langevin_step as langevin_step
     from coophash.kernels.langevin import langevin_step_reference as langevin_step_reference
+    from coophash.kernels.leaky_relu import bias_leaky_relu as bias_leaky_relu
+    from coophash.kernels.leaky_relu import bias_leaky_relu_bits as bias_leaky_relu_bits
+    from coophash.kernels.leaky_relu import (
+        bias_leaky_relu_reference as bias_leaky_relu_reference,
+    )
+    from coophash.kernels.leaky_relu import leaky_relu_backward as leaky_relu_backward
     from coophash.kernels.philox import philox_normal as philox_normal

@@ -25,7 +25,10 @@ from typing import Any
 
 from coophash.kernels._backend import has_triton, interpreting
 
-MODULES = ("coophash.kernels.langevin_triton",)
+MODULES = (
+    "coophash.kernels.langevin_triton",
+    "coophash.kernels.leaky_relu_triton",
+)
 INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", re.M)
 
 

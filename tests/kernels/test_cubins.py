@@ -68,6 +68,21 @@ LIMITS = {
         144, 80, {"LDG.E.128": 8, "STG.E.128": 4}, ("LDS", "STS", "BAR", "ATOM", "RED.")
     ),
     "langevin_statistics": Limit(64, 250, absent=("ATOM", "RED.")),  # "element": the 8 of a row
+    # 16 elements a thread, in whole 16-byte pieces; the bits in 2 bytes, as a neighbour may have
+    # the other half of each. Of 8 bytes an element, 62 instructions take as long; of 4, 31.
+    "bias_leaky_relu fp32 row-major": Limit(48, 22, {"LDG.E.128": 4, "STG.E.128": 4}),
+    "bias_leaky_relu fp32 channels_last": Limit(48, 20, {"LDG.E.128": 5, "STG.E.128": 4}),
+    "bias_leaky_relu bf16 row-major": Limit(40, 17, {"LDG.E.128": 2, "STG.E.128": 2}, EXCHANGE),
+    "bias_leaky_relu bf16 channels_last": Limit(48, 15, {"LDG.E.128": 4, "STG.E.128": 2}, EXCHANGE),
+    "leaky_relu_backward fp32 row-major": Limit(
+        40, 12, {"LDG.E.128": 4, "LDG.E.U8": 2, "STG.E.128": 4}
+    ),
+    "leaky_relu_backward bf16 channels_last": Limit(
+        40, 12, {"LDG.E.128": 2, "LDG.E.U8": 2, "STG.E.128": 2}, EXCHANGE
+    ),
+    "leaky_relu_backward fp32 row-major bias": Limit(48, 16, {"LDG.E.128": 4, "STG.E.128": 4}),
+    "leaky_relu_backward fp32 channels_last bias": Limit(80, 24, {"LDG.E.128": 4, "STG.E.128": 4}),
+    "leaky_relu_backward bf16 channels_last bias": Limit(80, 24, {"LDG.E.128": 2, "STG.E.128": 2}),
 }
 
 

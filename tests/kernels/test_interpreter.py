@@ -22,6 +22,7 @@ pytestmark = pytest.mark.interpreter
 # Program -> the least number of cases: so many are counted in it, and none may get lost.
 CASES = {
     "langevin": 125,
+    "leaky_relu": 60,
 }
 
 
