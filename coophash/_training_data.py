@@ -77,3 +77,17 @@ def check_settings(
             raise ValueError(f"{name} must be an integer of at least {low}, got {value!r}")
     if schedule not in ("cosine", "constant"):
         raise ValueError(f"schedule must be 'cosine' or 'constant', got {schedule!r}")
+
+
+def check_augmentation(shift: int, flip: bool, image_shape: tuple[int, int, int]) -> None:
+    """Raise unless the shift leaves more than half of an image and flip is a bool."""
+    most = (min(image_shape[1:]) - 1) // 2
+    if isinstance(shift, bool) or not isinstance(shift, (int, np.integer)) or shift < 0:
+        raise ValueError(f"shift must be an integer of at least 0, got {shift!r}")
+    if shift > most:
+        raise ValueError(
+            f"shift must be at most {most} pixels for images of {image_shape[1]} x "
+            f"{image_shape[2]}, got {shift}"
+        )
+    if not isinstance(flip, bool):
+        raise TypeError(f"flip must be bool, got {flip!r}")

@@ -175,6 +175,37 @@ def test_arrays_tensors_and_image_sets_train_alike():
         assert_equal_weights(weights(models[0]), weights(model))
 
 
+def test_a_checkpoint_from_before_augmentation_goes_on_without_it(tmp_path):
+    whole, resumed = tiny(), tiny()
+    fit(whole, folder=tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        original = training._Run.save
+
+        def old(run):
+            kept = dict(run.history.settings)
+            del run.history.settings["shift"], run.history.settings["flip"]
+            original(run)
+            run.history.settings.update(kept)
+
+        patch.setattr(training._Run, "save", old)
+        fit(tiny(), folder=tmp_path / "old", time_limit=0.0)
+    fit(resumed, folder=tmp_path / "old", resume=True)
+    assert_equal_weights(weights(whole), weights(resumed))
+
+
+def test_augmentation_is_part_of_the_run_and_resumes(tmp_path):
+    whole, resumed, still = tiny(), tiny(), tiny()
+    fit(whole, folder=tmp_path / "whole", shift=2, flip=True)
+    while not fit(resumed, folder=tmp_path / "cut", shift=2, flip=True, resume=True,
+                  time_limit=0.0).finished:  # fmt: skip
+        pass
+    assert_equal_weights(weights(whole), weights(resumed))
+    fit(still)
+    assert not torch.equal(still.descriptor.hash_head.weight, whole.descriptor.hash_head.weight)
+    with pytest.raises(ValueError, match="made with shift = 2, not 1"):
+        fit(tiny(), folder=tmp_path / "whole", shift=1, flip=True, resume=True)
+
+
 def test_history_saves_as_json(tmp_path):
     history = fit(tiny())
     history.save(tmp_path / "history.json")
@@ -229,6 +260,8 @@ def test_a_class_with_one_image_is_called_by_its_name():
         (dict(resume=True), "resume needs folder"),
         (dict(validate_every=0), "validate_every"),
         (dict(averaging=1.0), "averaging"),
+        (dict(shift=-1), "shift must be an integer of at least 0, got -1"),
+        (dict(shift=6), "shift must be at most 5 pixels for images of 12 x 12, got 6"),
     ],
 )
 def test_bad_settings_say_what_is_wrong(settings, words):
