@@ -84,11 +84,11 @@ def scale_pair(
 
 
 def counter(
-    x: Tensor, seed: Integer, step: Integer, chain: Integer
+    x: Tensor, seed: Integer, step: Integer, chain: Integer, step_name: str = "step"
 ) -> tuple[tuple[int, int, int], Tensor | None]:
     """Seed, step and chain as integers and, where one is a tensor, a tensor to add to them."""
     values: list[Integer] = []
-    for name, value, bits in (("seed", seed, 64), ("step", step, 32), ("chain", chain, 32)):
+    for name, value, bits in (("seed", seed, 64), (step_name, step, 32), ("chain", chain, 32)):
         if isinstance(value, Tensor):
             if value.numel() != 1 or value.dtype.is_floating_point or value.dtype == torch.bool:
                 raise ValueError(

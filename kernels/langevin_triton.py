@@ -268,7 +268,7 @@ def _launch(
             *counter, sizes, *strides,
             NOISE=kind, WIDE=n >= 1 << 31, BLOCK=block, RUN=run, num_warps=warps,
         )  # fmt: skip
-        if parts is not None and parts > 1:
+        if statistics is not None and parts is not None and parts > 1:
             rows, columns = (1024 if interpreting() else 4), min(128, triton.next_power_of_2(parts))
             langevin_statistics_kernel[(triton.cdiv(2 * len(x), rows),)](
                 *shares, *statistics, 2 * len(x), parts, ROWS=rows, COLUMNS=columns, num_warps=1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -38,17 +39,55 @@ def descriptor():
     return Descriptor()
 
 
-def test_stationary_distribution_of_a_gaussian_energy():
-    """x' = x - a·4(x - 2) + b ε has mean 2 and variance b² / (1 - (1 - 4a)²), exactly."""
-    step_size, elements = 0.2, 40_000
-    x = langevin(quadratic, torch.zeros(elements // 8, 8), steps=120, step_size=step_size, seed=1)
-    variance = step_size**2 / (1 - (1 - 4 * step_size**2 / 2) ** 2)
+@pytest.mark.parametrize("step_size", [0.1, 0.2, 0.6, 0.95])
+def test_stationary_distribution_of_a_gaussian_energy(step_size):
+    """Of the discretised chain, exactly: x' = x - a·4(x - 2) + b ε, with a = δ²/2 and b = δ, has
+    mean 2 and variance b² / (1 - (1 - 4a)²). Both within 5 standard errors of independent chains.
+    """
+    chains, dimensions = 5_000, 8
+    elements = chains * dimensions
+    shrink = 1 - 4 * step_size**2 / 2
+    steps = 20 + math.ceil(math.log(1e-4) / math.log(abs(shrink)))  # what is left of the start
+    start = torch.zeros(chains, dimensions)
+    x = langevin(quadratic, start, steps=steps, step_size=step_size, seed=1).double()
+    variance = step_size**2 / (1 - shrink**2)
     assert abs(x.mean() - 2) < 5 * math.sqrt(variance / elements)
     assert abs(x.var() / variance - 1) < 5 * math.sqrt(2 / elements)
-    # Small steps: the Gaussian itself, up to the first-order bias of the step.
-    assert variance == pytest.approx(0.25, rel=0.1)
     kurtosis = ((x - x.mean()) ** 4).mean() / x.var() ** 2
     assert abs(kurtosis - 3) < 5 * math.sqrt(24 / elements)
+    # Elements of a sample and samples of the batch are independent.
+    z = (x - 2) / math.sqrt(variance)
+    assert abs((z[:, 0] * z[:, 1]).mean()) < 5 / math.sqrt(chains)
+    assert abs((z[:-1] * z[1:]).mean()) < 5 / math.sqrt(elements)
+    if step_size == 0.1:  # small steps: the Gaussian itself, up to the bias of the step
+        assert variance == pytest.approx(0.25, rel=0.02)
+
+
+def test_stationary_distribution_on_a_gaussian_reference():
+    """exp(-E) N(0, σ²) is Gaussian too: precision 4 + 1/σ², mean 8 / (4 + 1/σ²)."""
+    step_size, std, elements = 0.3, 0.4, 40_000
+    x = langevin(quadratic, torch.zeros(elements // 8, 8), steps=80, step_size=step_size,
+                 reference_std=std, seed=2).double()  # fmt: skip
+    precision = 4 + 1 / std**2
+    variance = step_size**2 / (1 - (1 - precision * step_size**2 / 2) ** 2)
+    assert abs(x.mean() - 8 / precision) < 5 * math.sqrt(variance / elements)
+    assert abs(x.var() / variance - 1) < 5 * math.sqrt(2 / elements)
+
+
+def test_stationary_mean_of_a_correlated_gaussian():
+    """Of E = (x - m)' P (x - m) / 2 the discretised chain keeps covariance P^-1 (I - δ²P/4)^-1."""
+    precision = torch.tensor([[2.0, 0.8], [0.8, 1.0]], dtype=torch.float64)
+    mean, step_size, chains = torch.tensor([1.0, -1.0], dtype=torch.float64), 0.4, 20_000
+
+    def energy(x):
+        return 0.5 * ((x - mean) @ precision * (x - mean)).sum(1)
+
+    start = torch.zeros(chains, 2, dtype=torch.float64)
+    x = langevin(energy, start, steps=120, step_size=step_size, seed=3)
+    expected = torch.linalg.inv(precision - step_size**2 / 4 * precision @ precision)
+    errors = torch.sqrt((expected.diag()[:, None] * expected.diag() + expected**2) / chains)
+    assert ((x.mean(0) - mean).abs() < 5 * (expected.diag() / chains).sqrt()).all()
+    assert ((torch.cov(x.T) - expected).abs() < 5 * errors).all()
 
 
 def test_temperature_scales_the_spread():
@@ -71,6 +110,47 @@ def test_one_step_is_equation_6():
     options = {"seed": 3, "chain": 4, "clamp": (-1.0, 1.0)}
     moved = langevin(quadratic, x, steps=1, step_size=0.2, noise=0.5, first_step=9, **options)
     expected = langevin_step(x, 4 * (x - 2), grad_scale=0.02, noise_scale=0.1, step=9, **options)
+    torch.testing.assert_close(moved, expected)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor, "function"])
+def test_schedules(kind):
+    """Each step with its own step size and temperature, as in so many chains of one step."""
+    sizes, temperatures = [0.3, 0.2, 0.1, 0.0], [1.0, 0.5, 0.0, 2.0]
+    x = expected = torch.randn(5, 7)
+    for i in range(4):
+        if sizes[i]:
+            expected = langevin(quadratic, expected, steps=1, step_size=sizes[i],
+                                noise=temperatures[i], seed=3, first_step=i)  # fmt: skip
+    given = [kind(s) if callable(kind) else s.__getitem__ for s in (sizes, temperatures)]
+    moved = langevin(quadratic, x, steps=4, step_size=given[0], noise=given[1], seed=3)
+    torch.testing.assert_close(moved, expected)
+    # A chain is resumed with what is left of the schedule.
+    half = langevin(quadratic, x, steps=2, step_size=sizes[:2], noise=temperatures[:2], seed=3)
+    rest = langevin(quadratic, half, steps=2, step_size=sizes[2:], noise=temperatures[2:],
+                    seed=3, first_step=2)  # fmt: skip
+    torch.testing.assert_close(rest, moved)
+
+
+@pytest.mark.parametrize("as_tensors", [False, True])
+def test_scheduled_scales(as_tensors):
+    x, a, b = torch.randn(5, 7), [0.3, 0.2, 0.1], [0.1, 0.0, 0.2]
+    expected = x
+    for i in range(3):
+        expected = langevin_step(expected, 4 * (expected - 2), grad_scale=a[i], noise_scale=b[i],
+                                 seed=3, step=i)  # fmt: skip
+    given = [torch.tensor(s) if as_tensors else s for s in (a, b)]
+    moved = langevin(quadratic, x, steps=3, grad_scale=given[0], noise_scale=given[1], seed=3)
+    torch.testing.assert_close(moved, expected)
+
+
+def test_clip_and_reference_are_those_of_the_step():
+    x = torch.randn(5, 7)
+    options = {"grad_clip": 3.0, "reference_std": 0.5, "clamp": (-1.0, 1.0), "seed": 3}
+    moved = langevin(quadratic, x, steps=1, step_size=0.2, **options)
+    grad = 4 * (x - 2)
+    assert (grad.abs() > 3).any()
+    expected = langevin_step(x, grad, grad_scale=0.02, noise_scale=0.2, **options)
     torch.testing.assert_close(moved, expected)
 
 
@@ -121,6 +201,21 @@ def test_energies_along_the_way(descriptor):
     assert torch.equal(alone, samples)
 
 
+def test_torchebm_models():
+    core = pytest.importorskip("torchebm.core")
+    mean, covariance = torch.tensor([1.0, -1.0]), torch.tensor([[1.0, 0.4], [0.4, 0.5]])
+    model = core.GaussianModel(mean, covariance)
+    x = langevin(model, torch.zeros(4000, 2), steps=150, step_size=0.25, seed=4)
+    deviations = torch.sqrt(covariance.diag() / 4000)
+    assert ((x.mean(0) - mean).abs() < 5 * deviations).all()
+    assert (torch.cov(x.T) - covariance).abs().max() < 0.1
+    # The gradient is the one that torchebm's own sampler takes.
+    start = torch.randn(50, 2)
+    moved = langevin(core.DoubleWellModel(), start, steps=1, step_size=0.1, noise=0.0)
+    expected = start - 0.005 * core.DoubleWellModel().gradient(start)
+    torch.testing.assert_close(moved, expected)
+
+
 def test_no_steps():
     x = torch.randn(3, 2)
     samples, energies = langevin(quadratic, x, steps=0, return_energies=True)
@@ -146,6 +241,48 @@ def test_no_weight_gradient_is_computed(descriptor):
         parameter.register_hook(lambda grad: asked.append(grad))
     langevin(descriptor, torch.randn(4, 1, 8, 8), torch.zeros(4, dtype=torch.long), steps=2)
     assert not asked
+
+
+class WithGradient:
+    """The quadratic energy with its gradient in closed form; its call would be wrong."""
+
+    def __init__(self, update=False):
+        self.asked = []
+        if update:
+            self.energy_and_update = self._update
+
+    def __call__(self, x, labels):
+        raise AssertionError("not to be called")
+
+    def energy_and_grad(self, x, labels):
+        self.asked.append("grad")
+        return quadratic(x - labels), 4 * (x - labels - 2)
+
+    def _update(self, x, labels, step):
+        self.asked.append("update")
+        if len(x) > 4:
+            return NotImplemented
+        value, grad = quadratic(x - labels), 4 * (x - labels - 2)
+        return value, torch.ops.coophash.langevin_step(x, grad, None, *step)
+
+
+@pytest.mark.parametrize("update, batch", [(False, 4), (True, 4), (True, 5)])
+def test_an_energy_with_its_own_gradient_or_update(update, batch):
+    x, labels = torch.randn(batch, 3), torch.randn(batch, 1)
+    energy = WithGradient(update)
+    options = {"steps": 3, "seed": 2, "clamp": (-1.0, 1.5), "grad_clip": 4.0}
+    expected = langevin(lambda x, c: quadratic(x - c), x, labels, **options)
+    moved = langevin(energy, x, labels, **options)
+    torch.testing.assert_close(moved, expected)
+    kinds = ["update"] * update + ["grad"] * (not update or batch > 4)
+    assert energy.asked == kinds * 3
+
+
+def test_a_wrong_gradient_of_its_own_is_named():
+    energy = WithGradient()
+    energy.energy_and_grad = lambda x, labels: (quadratic(x), x[:1])
+    with pytest.raises(ValueError, match=r"energy_and_grad must return .* \(4, 3\), got \(1, 3\)"):
+        langevin(energy, X, torch.zeros(4, 1), steps=1)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
@@ -213,9 +350,21 @@ X = torch.zeros(4, 3)
         (ValueError, "steps must be an integer >= 0, got 2.0", {"steps": 2.0}),
         (ValueError, "step_size must be > 0, got 0", {"step_size": 0}),
         (ValueError, "step_size must be a finite number >= 0, got nan", {"step_size": math.nan}),
-        (TypeError, "step_size must be a number, got str", {"step_size": "0.1"}),
+        (TypeError, "step_size must be a number, or a sequence.*, got str", {"step_size": "0.1"}),
         (ValueError, "noise must be a finite number >= 0, got -1", {"noise": -1.0}),
         (ValueError, "grad_scale must be a finite number >= 0", {"grad_scale": -1.0}),
+        (ValueError, "step_size must have one number for each of the 2 steps, got 3",
+         {"step_size": [0.1] * 3}),
+        (ValueError, r"noise\[1\] must be a finite number >= 0", {"noise": [1.0, math.inf]}),
+        (ValueError, r"noise\(0\) must be a finite number", {"noise": lambda i: i - 1.0}),
+        (TypeError, r"step_size\(0\) must be a number, got str", {"step_size": lambda i: "x"}),
+        (TypeError, "noise must be a number, or a sequence.*, got NoneType", {"noise": None}),
+        (ValueError, "noise_scale must be one number or one for each of the 2 steps, got shape",
+         {"noise_scale": torch.ones(3)}),
+        (ValueError, "grad_clip must be > 0", {"grad_clip": 0.0}),
+        (ValueError, "reference_std must be > 0", {"reference_std": -1.0}),
+        (ValueError, "first_step must be in 0", {"first_step": -1}),
+        (ValueError, r"first_step \+ steps must be <= 2\*\*32", {"first_step": 2**32 - 1}),
         (ValueError, "clamp must be", {"clamp": (1, -1)}),
         (ValueError, "seed must be in 0", {"seed": -1}),
         (TypeError, "energy must be callable", {"energy": 3}),
@@ -242,6 +391,11 @@ def test_bad_step_settings_are_found_even_without_a_step():
 def test_divergence_names_the_step_and_the_mend():
     with pytest.raises(FloatingPointError, match=r"after step \d+ of 200.*lower step_size"):
         langevin(quadratic, X, steps=200, step_size=3.0)
+
+
+def test_divergence_may_be_left_unchecked():
+    x = langevin(quadratic, X, steps=200, step_size=3.0, check_finite=False)
+    assert not x.isfinite().all()
 
 
 def test_divergence_in_the_last_step():
