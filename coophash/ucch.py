@@ -188,20 +188,24 @@ class UCCH(nn.Module):
         try:
             device = encoder.mean.device
             parts = [
-                encoder(self.standardized(encoder, part.to(device)))
+                encoder(self.prepared(encoder, part.to(device)))
                 for part in torch.split(torch.as_tensor(values), batch_size)
             ]
         finally:
             encoder.train(training)
         return torch.cat(parts) if parts else torch.empty(0, self.config.bits)
 
-    def standardized(self, encoder: PairEncoder, features: Tensor) -> Tensor:
+    def prepared(self, encoder: PairEncoder, features: Tensor) -> Tensor:
         """Features as the encoder takes them: (B, D) -> (B, D)."""
-        if not self.config.standardize:
+        c = self.config
+        if c.feature_power != 1:
+            features = features.sign() * features.abs() ** c.feature_power
+        if not c.standardize:
             return features
         scaled = (features - encoder.mean) / encoder.deviation
-        limit = self.config.clip_features
-        return scaled if limit is None else scaled.clamp(-limit, limit)
+        return (
+            scaled if c.clip_features is None else scaled.clamp(-c.clip_features, c.clip_features)
+        )
 
     def learn_statistics(self, pairs: PairSet) -> None:
         """Take mean and deviation of every feature from training pairs, for `standardize`.
@@ -212,6 +216,7 @@ class UCCH(nn.Module):
             (self.image_encoder, pairs.images), (self.text_encoder, pairs.texts)
         ):  # fmt: skip
             exact = torch.as_tensor(values).double()
+            exact = exact.sign() * exact.abs() ** self.config.feature_power
             deviation = exact.std(0, correction=0)
             deviation[deviation <= 1e-6 * exact.abs().amax(0).clamp_min(1e-30)] = 1.0
             encoder.mean.copy_(exact.mean(0))
@@ -266,7 +271,7 @@ def ucch_step(
 
     Args:
         rows: (B,) int64, the bank rows of the pairs.
-        images, texts: (B, image_dim) and (B, text_dim) float, standardised where the model says so.
+        images, texts: (B, image_dim) and (B, text_dim) float, as `UCCH.prepared` gives them.
         update: number of this update, from 0.
         warm_up: the keys are the signs of the batch itself, and its bank rows are overwritten.
 
@@ -278,8 +283,8 @@ def ucch_step(
     source = random_source(images.device, seed, update)
     with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
         torch.manual_seed(source.initial_seed())  # of the dropout
-        hx = model.image_encoder(_disturbed(images, c, source))
-        hy = model.text_encoder(_disturbed(texts, c, source))
+        hx = model.image_encoder(_disturbed(images, c.image_noise, c.image_dropout, source))
+        hy = model.text_encoder(_disturbed(texts, c.text_noise, c.text_dropout, source))
     centre = (hx + hy).detach() / 2
 
     if warm_up:
@@ -312,14 +317,14 @@ def ucch_step(
     }  # fmt: skip
 
 
-def _disturbed(features: Tensor, c: UCCHConfig, source: torch.Generator) -> Tensor:
+def _disturbed(features: Tensor, noise: float, dropout: float, source: torch.Generator) -> Tensor:
     """Features with the noise and the holes that the options ask for."""
-    if c.feature_noise:
-        noise = torch.randn(features.shape, generator=source, device=features.device)
-        features = features + c.feature_noise * noise
-    if c.feature_dropout:
-        kept = torch.rand(features.shape, generator=source, device=features.device)
-        features = features * (kept >= c.feature_dropout)
+    if noise:
+        drawn = torch.randn(features.shape, generator=source, device=features.device)
+        features = features + noise * drawn
+    if dropout:
+        drawn = torch.rand(features.shape, generator=source, device=features.device)
+        features = features * (drawn >= dropout)
     return features
 
 

@@ -39,13 +39,15 @@ class UCCHConfig:
         margin: m.
         shift: xi, taken off the negatives outside the margin.
         ranking_temperature: kappa.
+        feature_power: p; features become sign(x) |x|^p first. 0.5 suits counts and histograms,
+            whose few large bins outweigh the rest. Ours.
         standardize: bring every feature to mean 0 and deviation 1 with the statistics of the
             training pairs, which are kept with the model.
         clip_features: standardised features are cut at this many deviations; None does not.
         dropout: share of hidden units dropped in training. Ours.
-        feature_noise: deviation of the Gaussian noise added to the (standardised) features in
-            training. Ours.
-        feature_dropout: share of the features set to 0 in training. Ours.
+        image_noise, text_noise: deviation of the Gaussian noise added to the (standardised)
+            features in training. Ours.
+        image_dropout, text_dropout: share of the features set to 0 in training. Ours.
         learning_rate, weight_decay: of Adam, for both networks.
         gradient_clip: largest norm of the gradient of both networks together; None does not clip.
         schedule: "steps" divides the learning rate by 10 at epochs 30, 60, 90 and 120, as the
@@ -69,11 +71,14 @@ class UCCHConfig:
     margin: float = 0.2
     shift: float = 0.1
     ranking_temperature: float = 1.0
+    feature_power: float = 1.0
     standardize: bool = False
     clip_features: float | None = None
     dropout: float = 0.0
-    feature_noise: float = 0.0
-    feature_dropout: float = 0.0
+    image_noise: float = 0.0
+    text_noise: float = 0.0
+    image_dropout: float = 0.0
+    text_dropout: float = 0.0
     learning_rate: float = 1e-4
     weight_decay: float = 1e-6
     gradient_clip: float | None = 1.0
@@ -92,14 +97,22 @@ class UCCHConfig:
         for name in ("bits", "image_dim", "text_dim", "negatives", "epochs"):
             _check(name, getattr(self, name), 1, 4096 if name == "bits" else None)
         _check("batch_size", self.batch_size, 2, None)
-        for name in ("warmup_epochs", "margin", "shift", "weight_decay", "feature_noise"):
+        for name in (
+            "warmup_epochs",
+            "margin",
+            "shift",
+            "weight_decay",
+            "image_noise",
+            "text_noise",
+        ):
             _check(name, getattr(self, name), 0, None)
         _check("contrast_weight", self.contrast_weight, 0, 1)
-        for name in ("bank_momentum", "dropout", "feature_dropout"):
+        for name in ("bank_momentum", "dropout", "image_dropout", "text_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
         for name in (
-            "temperature", "ranking_temperature", "learning_rate", "gradient_clip", "clip_features"
+            "temperature", "ranking_temperature", "learning_rate", "gradient_clip",
+            "clip_features", "feature_power",
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value <= 0:

@@ -137,10 +137,10 @@ class _Run:
         if c.standardize:
             model.learn_statistics(pairs)
         # Once, not in every epoch: the features fit in memory twice, or they would not be here.
-        self.images = model.standardized(
+        self.images = model.prepared(
             model.image_encoder, torch.as_tensor(pairs.images, device=self.device)
         )
-        self.texts = model.standardized(
+        self.texts = model.prepared(
             model.text_encoder, torch.as_tensor(pairs.texts, device=self.device)
         )
         self.bank = MemoryBank(len(pairs), c.bits, settings["seed"]).to(self.device)

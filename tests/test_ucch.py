@@ -254,7 +254,7 @@ def test_codes_are_the_signs_of_the_outputs():
     ("images", "error", "message"),
     [
         (np.zeros((3, 5)), ValueError, r"images must be features \(N, 6\) as in training"),
-        (np.full((3, 6), np.nan), ValueError, "images must be finite, got nan in row 0"),
+        (np.full((3, 6), np.nan), ValueError, "images must be finite in float32, got nan in row 0"),
         (torch.full((3, 6), torch.inf), ValueError, "images must be finite"),
         (torch.zeros(3, 6, dtype=torch.int64), TypeError, "images must be floating"),
         (np.array([["a"] * 6]), TypeError, "images must be real numbers"),
@@ -273,7 +273,7 @@ def test_standardisation_is_of_the_training_pairs_and_kept(tmp_path):
     pairs = ch.data.PairSet(images, random.normal(-2, 0.1, size=(50, 5)))
     net = ch.UCCH(BITS, 6, 5, **SMALL, standardize=True, clip_features=1.5)
     net.learn_statistics(pairs)
-    shown = net.standardized(net.image_encoder, torch.as_tensor(images))
+    shown = net.prepared(net.image_encoder, torch.as_tensor(images))
     wanted = np.clip((images - images.mean(0)) / np.where(images.std(0) == 0, 1, images.std(0)),
                      -1.5, 1.5)  # fmt: skip
     np.testing.assert_allclose(shown.numpy(), wanted, atol=1e-5)

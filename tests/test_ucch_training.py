@@ -54,7 +54,7 @@ def test_it_learns_to_find_pairs_of_one_topic_without_labels():
 
 def test_equal_seeds_give_equal_weights_and_others_do_not():
     def weights(**options):
-        net = model(epochs=3, dropout=0.2, feature_noise=0.1, feature_dropout=0.1)
+        net = model(epochs=3, dropout=0.2, image_noise=0.1, text_dropout=0.1)
         ch.fit(net, pairs(100, 0), progress=False, **options)
         return torch.cat([p.detach().flatten() for p in net.parameters()])
 
@@ -67,7 +67,7 @@ def test_equal_seeds_give_equal_weights_and_others_do_not():
 
 @pytest.mark.parametrize("stop", [1, 7, 9])
 def test_a_stopped_run_resumes_to_the_same_weights(tmp_path, monkeypatch, stop):
-    options = {"epochs": 4, "dropout": 0.1, "feature_noise": 0.1}
+    options = {"epochs": 4, "dropout": 0.1, "text_noise": 0.1, "image_dropout": 0.1}
     settings = {"validation": 0.1, "progress": False, "checkpoint_every": 2}
     whole = model(**options)
     expected = ch.fit(whole, pairs(120, 0), **settings)  # 3 updates an epoch

@@ -65,12 +65,54 @@ def load_arrays(
     except (ImportError, MemoryError):
         raise
     except Exception as error:  # readers of damaged files raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(
-            f"{path} cannot be read as .mat, .h5 or .npz ({reason}): it is damaged or another kind "
-            "of file"
-        ) from None
+        raise _unreadable(path, error) from None
     return {name: _tidy(array) for name, array in found.items()}
+
+
+def list_arrays(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Names of the arrays of numbers in a file, each with its shape and type as text.
+
+    Arguments and errors as for `load_arrays`. Files of MATLAB and HDF5 are not read for it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file at {str(path)!r}")
+    with path.open("rb") as file:
+        start = file.read(520)
+    try:
+        if start[:8] == _HDF5 or start[512:520] == _HDF5:
+            return _list_hdf5(path, start[:10] == b"MATLAB 7.3")
+        if start[:2] == b"PK":
+            return {name: f"{a.shape} {a.dtype}" for name, a in _read_npz(path, None).items()}
+        io = require("scipy.io", "data", "reading .mat files")
+        listed = {name: f"{shape} {kind}" for name, shape, kind in io.whosmat(path)}
+        return {name: text for name, text in listed.items() if not _unsuitable_class(text)}
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # readers of damaged files raise anything
+        raise _unreadable(path, error) from None
+
+
+def _list_hdf5(path: Path, matlab: bool) -> dict[str, str]:
+    h5py = require("h5py", "data", "reading HDF5 and MATLAB 7.3 files")
+    there: dict[str, str] = {}
+
+    def note(name: str, item: Any) -> None:
+        is_array = isinstance(item, h5py.Dataset) and not name.startswith("#")
+        if is_array and item.dtype.kind in "biuf":
+            there[name] = f"{item.shape[::-1] if matlab else item.shape} {item.dtype}"
+
+    with h5py.File(path, "r") as file:
+        file.visititems(note)
+    return there
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return ValueError(
+        f"{path} cannot be read as .mat, .h5 or .npz ({reason}): it is damaged or another kind "
+        "of file"
+    )
 
 
 class _Unsuitable(Exception):

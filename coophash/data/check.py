@@ -15,6 +15,7 @@ import numpy as np
 
 from coophash.data import cifar10, cifar100
 from coophash.data.check_lists import check_lists
+from coophash.data.check_pairs import PAIR_FACTS, check_pairs
 from coophash.data.finding import Finding, digest
 from coophash.data.idx import find_mnist, missing_files, read_mnist
 from coophash.data.imageset import ImageSet
@@ -68,6 +69,8 @@ def check_dataset(
     folder = Path(root)
     if images < 0:
         raise ValueError(f"images must be an integer >= 0, got {images}")
+    if known.layout == "pairs" and folder.exists():
+        return Report(known, folder, tuple(check_pairs(folder, PAIR_FACTS.get(known.name))))
     if lists is not None and known.layout != "lists":
         raise ValueError(f"{known.name} comes without list files: leave `lists` out")
     if not folder.is_dir():

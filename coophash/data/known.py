@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Layout = Literal["cifar10", "cifar100", "mnist", "lists"]
+from coophash.data.check_pairs import PAIR_FACTS
+
+Layout = Literal["cifar10", "cifar100", "mnist", "lists", "pairs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,16 @@ class KnownSet:
     train_in_database: bool | None = None
     list_ids: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
+
+
+def _pairs(name: str, title: str, expects: str, multi_label: bool = False) -> KnownSet:
+    """Image-text features as the authors of UCCH load them; sizes are in `check_pairs`."""
+    facts = PAIR_FACTS[name]
+    return KnownSet(
+        name=name, title=title, layout="pairs", expects=expects, classes=facts.classes,
+        multi_label=multi_label or name == "iapr_fea", train_in_database=True,
+        parts={"query": facts.queries, "train": facts.retrieval, "database": facts.retrieval},
+    )  # fmt: skip
 
 
 _LISTS = "list files and images"
@@ -146,6 +158,16 @@ KNOWN = {
                 "train": "220d50fcb76ba731d767d7b3a00553392b57fa45",
                 "database": "6a2aeddd1eaff223a2f6e870290776d759b9933f",
             },
+        ),
+        _pairs("wiki", "Wikipedia image-text (Rasiwasia 2010)", "I_tr, T_tr, L_tr, I_te, ..."),
+        _pairs("mirflickr25k_fea", "MIRFlickr-25K features", "XAll, YAll, LAll", True),
+        _pairs("iapr_fea", "IAPR TC-12 features", "VDatabase, YDatabase, databaseL, VTest, ..."),
+        _pairs("nus_wide_tc10_fea", "NUS-WIDE TC-10 features", "XAll, YAll, LAll", True),
+        _pairs("mscoco_fea", "MS-COCO features", "XAll, YAll, LAll", True),
+        KnownSet(
+            name="pairs", title="any other image-text features", layout="pairs",
+            expects=".mat, .h5, .npz features", classes=None, multi_label=True,
+            parts={"query": None, "train": None, "database": None},
         ),
         KnownSet(
             name="lists", title="any other", layout="lists",

@@ -157,8 +157,8 @@ def feature_matrix(values: Any, name: str) -> NDArray[np.float32]:
         row, column = (int(i[0]) for i in np.nonzero(~np.isfinite(features)))
         count = int((~np.isfinite(features)).any(axis=1).sum())
         raise ValueError(
-            f"{name} must be finite, got {array[row, column]} in row {row}, column {column} "
-            f"({count:,} of {len(array):,} rows have such values): repair or leave out these pairs"
+            f"{name} must be finite in float32, got {array[row, column]} in row {row}, column "
+            f"{column} ({count:,} of {len(array):,} rows have such values): repair or leave out these pairs"
         )
     return features
 

@@ -284,7 +284,11 @@ def test_the_git_id_is_git_s(tmp_path):
 def test_the_table_of_known_sets_is_sound():
     for name, each in known.KNOWN.items():
         assert each.name == name and each.title and each.expects
-        parts = {"query", "train", "database"} if each.layout == "lists" else {"train", "test"}
+        parts = (
+            {"query", "train", "database"}
+            if each.layout in ("lists", "pairs")
+            else {"train", "test"}
+        )
         assert set(each.parts) == parts and set(each.list_ids) <= parts
         assert all(re.fullmatch("[0-9a-f]{40}", git) for git in each.list_ids.values())
         assert len(set(each.list_ids.values())) == len(each.list_ids)
