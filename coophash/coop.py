@@ -13,6 +13,7 @@ default is our reading, not the paper's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +35,8 @@ __all__ = [
     "Descriptor",
     "cooperative_step",
 ]
+
+REPLAY = 100  # images of a class that chains go on from without a generator
 
 
 class ContrastivePair(NamedTuple):
@@ -106,6 +109,10 @@ class CoopHash(ImageHasher):
             self.generator = ConvGenerator(
                 c.image_shape, c.classes, c.latent_dim, c.generator_channels
             )
+        if c.without == "generator":  # where its chains stopped last, from uniform noise on
+            noise = torch.Generator().manual_seed(seed)
+            shape = (c.classes, REPLAY, *c.image_shape)
+            self.register_buffer("replay", 2 * torch.rand(shape, generator=noise) - 1)
 
     def energy(self, images: Tensor, labels: Tensor) -> Tensor:
         """f_E(x, c), Eq. 3: (B, C, H, W), (B,) -> (B,). Lower is likelier."""
@@ -173,7 +180,9 @@ class CoopHash(ImageHasher):
     @property
     def method(self) -> str:
         """What the model is called in progress bars and tables."""
-        return "CoopHash" if self.config.cooperative else "plain"
+        if not self.config.cooperative:
+            return "plain"
+        return f"CoopHash without {self.config.without}" if self.config.without else "CoopHash"
 
     def base_features(self, images: Tensor) -> Tensor:
         """f0(x): (B, C, H, W) -> (B, features)."""
@@ -221,9 +230,7 @@ def cooperative_step(
         What to watch, as 0-d tensors: the losses; mean energies of real and revised images; KL in
         nats; how far the chain moved a pixel on average.
     """
-    loss, watched = (_cooperative_loss if model.config.cooperative else _plain_loss)(
-        model, images, labels, seed, update
-    )
+    loss, watched = _loss_function(model.config)(model, images, labels, seed, update)
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -231,6 +238,16 @@ def cooperative_step(
     for optimizer in optimizers:
         optimizer.step()
     return watched
+
+
+def _loss_function(c: CoopHashConfig) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
+    if not c.cooperative:
+        return _plain_loss
+    if c.without:
+        from coophash.ablation import ablated_loss  # it is made of the parts defined here
+
+        return ablated_loss
+    return _cooperative_loss
 
 
 def _plain_loss(

@@ -10,6 +10,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "int": (int,), "float": (int, float), "bool": (bool,), "str": (str,),
     "float | None": (int, float, type(None)),
 }  # fmt: skip
+PARTS = ("", "generator", "energy", "langevin", "inference", "category")
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class CoopHashConfig:
         image_shape: (C, H, W); C 1 or 3, H and W from 8 to 64.
         cooperative: False trains the same base, hash and category heads on real images alone: the
             baseline that the cooperative part is measured against.
+        without: leave one part out, to see what it brings: "generator", "energy", "langevin",
+            "inference" or "category"; "" leaves out nothing. What stands in for each is said in
+            `coophash.ablation`.
         latent_dim: d, dimension of z.
         base_channels, features: width of the base's first convolution and of its output.
         generator_channels: width of the generator at image size.
@@ -58,6 +62,7 @@ class CoopHashConfig:
     classes: int
     image_shape: tuple[int, int, int]
     cooperative: bool = True
+    without: str = ""
     latent_dim: int = 32
     base_channels: int = 32
     features: int = 256
@@ -111,7 +116,8 @@ class CoopHashConfig:
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
         for name, choices in (("pairs", ("generated", "revised")),
-                              ("synthetic_triplets", ("all", "pair"))):  # fmt: skip
+                              ("synthetic_triplets", ("all", "pair")),
+                              ("without", PARTS)):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
 

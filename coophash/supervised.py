@@ -35,6 +35,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 METHODS = tuple(_OPTIONS)
+_COMMON = ("base_channels", "features", "gradient_clip")
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class SupervisedHashConfig:
             if name not in options:
                 if value is not None:
                     raise ValueError(
-                        f"{self.method} has no option {name!r}, only {', '.join(options)}"
+                        f"{self.method} has no option {name!r}; it has {', '.join(options)}"
                     )
                 continue
             if value is None:
@@ -255,3 +256,8 @@ def supervised_step(
     nn.utils.clip_grad_norm_(model.parameters(), model.config.gradient_clip)
     optimizers.network.step()
     return {"loss": loss.detach()}
+
+
+def method_options(method: str) -> tuple[str, ...]:
+    """Names of the options of a method, those that every method has first."""
+    return (*_COMMON, *_OPTIONS[method])

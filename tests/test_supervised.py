@@ -182,8 +182,8 @@ def test_every_setting_is_documented():
     "change, error, words",
     [
         (dict(method="itq"), ValueError, "method must be one of dpsh, dtsh"),
-        (dict(method="dpsh", margin=0.1), ValueError, "dpsh has no option 'margin', only"),
-        (dict(method="csq", scale=1.0), ValueError, "only quantization_weight, centers"),
+        (dict(method="dpsh", margin=0.1), ValueError, "dpsh has no option 'margin'; it has quant"),
+        (dict(method="csq", scale=1.0), ValueError, "it has quantization_weight, centers"),
         (dict(bits=0), ValueError, "bits must be from 1 to 4096"),
         (dict(bits=8.0), TypeError, "bits must be int"),
         (dict(classes=1), ValueError, "classes must be at least 2"),

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 # Settings of the model that have an option of their own or follow from the data.
 _ELSEWHERE = {
     "bits": "--bits",
-    "cooperative": "--plain",
+    "method": "--method",
+    "cooperative": "--method",
+    "without": "--method",
     "classes": "the data",
     "image_shape": "the data and --image-size",
 }
@@ -51,9 +53,15 @@ def train(
     labels_per_class: Annotated[
         int | None, typer.Option(min=2, help="Train on so many images of each class alone.")
     ] = None,
-    plain: Annotated[
-        bool, typer.Option("--plain", help="Leave out generator and energy: the baseline.")
-    ] = False,
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="coophash, coophash-without-PART, plain, dpsh, dtsh, hashnet, greedyhash, csq or "
+            "orthohash.",
+        ),
+    ] = "coophash",
+    learning_rate: Annotated[float, typer.Option(help="Of Adam, for the network.")] = 1e-3,
     config: Annotated[
         Path | None, typer.Option(metavar="FILE.toml", help="Options of the model, name = value.")
     ] = None,
@@ -72,19 +80,20 @@ def train(
         raise ValueError(
             f"--validation-fraction must be at least 0 and below 1, got {validation_fraction}"
         )
-    options = read_options(config, set_ or [])
+    if not learning_rate > 0:
+        raise ValueError(f"--learning-rate must be above 0, got {learning_rate}")
+    options = read_options(config, set_ or [], method)
     checkpoint = _check_folder(model, resume)
 
     from coophash.commands.common import place, read_images
-    from coophash.coop import CoopHash
+    from coophash.methods import make_model
     from coophash.training import fit
 
     images = read_images(data, split, image_size, channels, skip_damaged)
     train_set, validation = hold_out(images, validation_fraction, labels_per_class, seed)
-    hasher = CoopHash(
-        bits, images.classes, images.image_shape, images.class_names, seed=seed,
-        cooperative=not plain, **options,
-    )  # fmt: skip
+    hasher = make_model(
+        method, bits, images.classes, images.image_shape, images.class_names, seed, **options
+    )
     place(hasher, device)
     held_out = 0 if validation is None else len(validation)
     shape = " x ".join(map(str, images.image_shape))
@@ -95,7 +104,7 @@ def train(
     try:
         history = fit(
             hasher, train_set, validation, updates=updates, batch_size=batch_size, seed=seed,
-            folder=model, resume=resume,
+            learning_rate=learning_rate, folder=model, resume=resume,
         )  # fmt: skip
     except KeyboardInterrupt:
         _report_interrupt(checkpoint, model)
@@ -107,16 +116,16 @@ def train(
     say(f"model in {model}: {updates:,} updates in {history.seconds:.0f} s{kept}")
 
 
-def read_options(config: Path | None, assignments: list[str]) -> dict[str, Any]:
-    """Options of the model from a TOML file and from NAME=VALUE texts, the latter winning.
+def read_options(
+    config: Path | None, assignments: list[str], method: str = "coophash"
+) -> dict[str, Any]:
+    """Options of a method from a TOML file and from NAME=VALUE texts, the latter winning.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: no valid TOML, an unknown name, or a name that is set elsewhere.
     """
-    import dataclasses
-
-    from coophash.coop import CoopHashConfig
+    from coophash.methods import option_names
 
     options: dict[str, Any] = {}
     if config is not None:
@@ -134,12 +143,12 @@ def read_options(config: Path | None, assignments: list[str]) -> dict[str, Any]:
             options[name.strip()] = _parse_toml(f"value = {value}")["value"]
         except ValueError:
             options[name.strip()] = value.strip()  # a bare word is a text
-    known = [f.name for f in dataclasses.fields(CoopHashConfig) if f.name not in _ELSEWHERE]
+    known = option_names(method)
     for name in options:
         if name in _ELSEWHERE:
             raise ValueError(f"option {name!r} is set by {_ELSEWHERE[name]}, not here")
         if name not in known:
-            raise ValueError(f"unknown option {name!r}; there are {', '.join(known)}")
+            raise ValueError(f"unknown option {name!r}; {method} has {', '.join(known)}")
     return options
 
 

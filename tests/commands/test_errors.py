@@ -34,6 +34,15 @@ WRONG = {
     ),
     "fraction": ("train {w}/images --model {t}/m --validation-fraction 1", "below 1, got 1"),
     "too many labels": ("train {w}/images --model {t}/m --labels-per-class 99", "there are 36"),
+    "unknown method": ("train {w}/images --model {t}/m --method lsh", "method must be one of"),
+    "option of another method": (
+        "train {w}/images --model {t}/m --method csq --set langevin_steps=3",
+        "unknown option 'langevin_steps'; csq has base_channels",
+    ),
+    "method as an option": (
+        "train {w}/images --model {t}/m --set without=energy", "'without' is set by --method"
+    ),
+    "no rate": ("train {w}/images --model {t}/m --learning-rate 0", "--learning-rate must be"),
     "unknown option": ("train {w}/images --model {t}/m --set speed=1", "unknown option 'speed'"),
     "option of another place": ("train {w}/images --model {t}/m --set bits=1", "set by --bits"),
     "option without value": ("train {w}/images --model {t}/m --set margin", "takes NAME=VALUE"),

@@ -104,7 +104,8 @@ def test_evaluate_equals_the_metrics(work, run, tmp_path):
 def test_training_can_be_seen_through_other_layouts_and_options(run, tmp_path, make_idx):
     data = make_idx(tmp_path / "mnist")
     (tmp_path / "options.toml").write_text('langevin_steps = 1\npairs = "revised"\nfeatures = 16\n')
-    done = run("train", data, "--model", tmp_path / "m", "--bits", 5, "--updates", 1, "--plain",
+    done = run("train", data, "--model", tmp_path / "m", "--bits", 5, "--updates", 1,
+               "--method", "plain",
                "--config", tmp_path / "options.toml", "--set", "features=8",
                "--set", "synthetic_triplets=pair", "--batch-size", 8,
                "--validation-fraction", 0)  # fmt: skip
@@ -115,6 +116,21 @@ def test_training_can_be_seen_through_other_layouts_and_options(run, tmp_path, m
     done = run("encode", tmp_path / "m", data, "--split", "test", "--out", tmp_path / "c.npz")
     assert done.code == 0, done.err
     assert len(EncodedSet.load(tmp_path / "c.npz")) == 20
+
+
+@pytest.mark.parametrize("method", ["csq", "coophash-without-generator"])
+def test_every_method_goes_the_same_way(run, tmp_path, make_images, method):
+    data, model = make_images(tmp_path / "images", 6), tmp_path / "model"
+    done = run("train", data, "--model", model, "--method", method, "--updates", 3, "--bits", 8,
+               "--learning-rate", 0.002,
+               "--set", "features=8", "--set", "base_channels=4")  # fmt: skip
+    assert done.code == 0, done.err
+    history = json.loads((model / "history.json").read_text())
+    assert history["settings"]["learning_rate"] == 0.002 and history["update"] == 3
+    assert ch.load(model).config.features == 8
+    done = run("encode", model, data, "--out", tmp_path / "codes.npz")
+    assert done.code == 0, done.err
+    assert EncodedSet.load(tmp_path / "codes.npz").bits == 8
 
 
 def test_same_seed_gives_the_same_model(run, tmp_path, make_images, options):

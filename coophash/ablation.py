@@ -1,0 +1,154 @@
+"""CoopHash without one of its parts: what the part brings is what is lost without it.
+
+A part cannot always just be left out: some other part may learn from it. What stands in for it is
+said here, and is the least that leaves the rest a method that can learn (our reading; the paper's
+own ablation is not public). `CoopHashConfig.without` chooses:
+
+    generator  No g. Chains start where they stopped last, in a memory of 100 images a class, a
+               twentieth of them from uniform noise, as in JEM (Grathwohl et al., ICLR 2020).
+               The pair (x+, x-) comes from the chains under c and c-; it shares no latent. Nothing
+               is decoded, so the inference head goes with the generator.
+    energy     No f_E, so no chain and no x~. The generator and the inference head learn as a
+               conditional VAE of the real images. x+ and x- are as generated.
+    langevin   No chain: x~ would be x+ itself, and Eq. 2 would teach the generator its own
+               images. The energy tells real images from x+; the generator learns from real images,
+               as without the energy.
+    inference  No q(z | x). The generator learns from the z that started the chain, as CoopNets
+               and conditional CoopNets do: ||x~ - g(c, z)||^2.
+    category   No p(c | x): no cross-entropy, of real images or of synthetic ones.
+
+Without any cooperative part (`cooperative=False`) what is left is the triplet loss and the
+cross-entropy of real images.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from coophash import losses
+from coophash.coop import (
+    CoopHash,
+    _real_hash_loss,
+    _scale_gradient,
+    centre_by_class,
+    other_classes,
+    random_source,
+)
+
+RESTART = 0.05  # share of the chains that begin anew at each update, as in JEM
+
+
+def ablated_loss(
+    model: CoopHash, x: Tensor, labels: Tensor, seed: int, update: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of one update without `model.config.without`; with "" that of the whole method.
+
+    Args:
+        x: (B, C, H, W) in [-1, 1]; labels: (B,).
+        seed, update: of all draws.
+
+    Returns:
+        The loss, a scalar, and what to watch: 0-d tensors, without what is not there.
+    """
+    c, descriptor, without = model.config, model.descriptor, model.config.without
+    source = random_source(x.device, seed, update)
+    latent = torch.randn(len(x), c.latent_dim, generator=source, device=x.device)
+    others = other_classes(labels, c.classes, source)
+    if without == "generator":
+        positive, negative, moved = chained_pair(model, labels, others, source, seed, update)
+        revised = positive
+    else:
+        pair = model._pair(labels, others, latent)
+        positive, negative, revised = pair.positive, pair.negative, pair.positive
+        if without not in ("energy", "langevin"):
+            revised = model.revise(positive, labels, seed, first_step=update * c.langevin_steps)
+        moved = (revised - positive).abs().mean()
+
+    images = [x, positive, negative] + ([] if revised is positive else [revised])
+    features = list(descriptor.base(torch.cat(images)).split(len(x)))
+    real_f, positive_f, negative_f, revised_f = features + features[1:2] * (len(features) == 3)
+    total = x.new_zeros(())
+    watched: dict[str, Tensor] = {}
+
+    if without != "energy":
+        real, synthetic = (descriptor.energy(f, labels) for f in (real_f, revised_f))
+        gap = losses.energy_loss(real, synthetic)
+        gap = gap * losses.energy_damping(real, synthetic, c.energy_gap)
+        gap = gap + c.energy_penalty * losses.energy_penalty(real, synthetic)
+        total = total + c.energy_weight * gap
+        watched |= {"energy_real": real.mean(), "energy_revised": synthetic.mean()}
+        if without != "langevin":
+            watched["chain_move"] = moved
+
+    if without == "inference":
+        taught = losses.reconstruction_loss(revised, model.generator(labels, latent))
+        total = total + taught
+        watched["reconstruction"] = taught
+    elif without != "generator":
+        from_data = without in ("energy", "langevin")
+        target, target_f = (x, real_f) if from_data else (revised, revised_f)
+        mean, log_std = descriptor.infer(target_f)
+        if c.centre_latent:
+            mean = centre_by_class(mean, labels, c.classes)
+        noise = torch.randn(mean.shape, generator=source, device=x.device)
+        inferred = _scale_gradient(mean + log_std.exp() * noise, c.variational_weight)
+        taught = losses.reconstruction_loss(target, model.generator(labels, inferred))
+        kl = losses.gaussian_kl(mean, log_std)
+        total = total + taught + c.variational_weight * c.kl_weight * kl
+        watched |= {"kl": kl, "reconstruction": taught}
+
+    real_h, positive_h, negative_h, revised_h = (
+        torch.tanh(descriptor.hash_head(f)) for f in (real_f, positive_f, negative_f, revised_f)
+    )
+    hash_loss = _real_hash_loss(c, real_h, labels)
+    if update >= c.synthetic_from and c.synthetic_weight:
+        near = revised_h if c.pairs == "revised" else positive_h
+        if c.synthetic_triplets == "pair":
+            triplets = losses.triplet_loss(real_h, near, negative_h, c.margin * c.bits)
+        else:
+            triplets = losses.batch_all_triplet_loss(
+                torch.cat([real_h, near, negative_h]),
+                torch.cat([labels, labels, others]),
+                c.margin * c.bits,
+            )
+        hash_loss = hash_loss + c.synthetic_weight * triplets
+    total = total + hash_loss
+    watched["hash"] = hash_loss
+
+    if without != "category":
+        category = c.category_weight * F.cross_entropy(descriptor.category_head(real_f), labels)
+        if c.synthetic_category_weight:
+            category = category + c.synthetic_category_weight * F.cross_entropy(
+                descriptor.category_head(revised_f), labels
+            )
+        total = total + category
+        watched["category"] = category
+    return total, {name: value.detach() for name, value in watched.items()}
+
+
+@torch.no_grad()
+def chained_pair(
+    model: CoopHash, labels: Tensor, others: Tensor, source: torch.Generator, seed: int, update: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x+ and x- of persistent chains under c and c-, and how far a pixel moved on average.
+
+    The chains go on in `model.replay`, (classes, REPLAY, C, H, W), which is written to.
+    """
+    replay, under = model.get_buffer("replay"), torch.cat([labels, others])
+    # Each chain of a class is another row, so that none is written twice.
+    one_hot = F.one_hot(under, model.config.classes)
+    rank = (one_hot.cumsum(0) * one_hot).sum(1) - 1
+    offset = torch.randint(replay.shape[1], (1,), generator=source, device=labels.device)
+    rows = (rank + offset) % replay.shape[1]
+    start = replay[under, rows]
+    shape = (len(under), 1, 1, 1)
+    anew = torch.rand(shape, generator=source, device=labels.device) < RESTART
+    noise = 2 * torch.rand(start.shape, generator=source, device=labels.device) - 1
+    start = torch.where(anew, noise, start)
+    steps = model.config.langevin_steps
+    revised: Tensor = model.revise(start, under, seed, first_step=update * steps)
+    replay[under, rows] = revised
+    positive, negative = revised.chunk(2)
+    return positive, negative, (revised - start).abs().mean()
