@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from importlib import metadata
 from pathlib import Path
 
@@ -58,3 +59,27 @@ def machine() -> dict[str, str | int]:
         "system": platform.system(),
         "architecture": platform.machine(),
     }
+
+
+def commit() -> str | None:
+    """The commit that coophash runs from, "+changes" after it if files differ from it.
+
+    None where it is installed outside a git checkout of its own, or there is no git.
+    """
+    package = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(package), *arguments], capture_output=True, text=True, timeout=30
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    # A checkout of another project that has coophash in its virtual environment is not ours.
+    if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None
+    found = git("rev-parse", "HEAD")
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return None if found is None else found[:12] + ("+changes" if changed else "")

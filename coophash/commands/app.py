@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from coophash.cli import INTERRUPTED, USER_ERRORS, debugging, describe, fail
-from coophash.commands import data, demo, doctor, encode, evaluate, index, search, train
+from coophash.commands import data, demo, doctor, encode, evaluate, index, recipe, search, train
 
 
 class _Group(TyperGroup):
@@ -51,6 +51,7 @@ def make_app() -> typer.Typer:
     ):  # fmt: skip
         app.command()(command)
     app.add_typer(data.app, name="data")
+    app.add_typer(recipe.app, name="recipe")
     return app
 
 

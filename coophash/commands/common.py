@@ -94,6 +94,15 @@ def place(model: ImageHasher, device: Device) -> ImageHasher:
     Raises:
         ValueError: there is no such device.
     """
+    return model.to(torch_device(device))
+
+
+def torch_device(device: Device) -> str:
+    """The device that an option stands for, "cpu" or "cuda".
+
+    Raises:
+        ValueError: there is no such device.
+    """
     import torch
 
     there = torch.cuda.is_available()
@@ -102,7 +111,7 @@ def place(model: ImageHasher, device: Device) -> ImageHasher:
             "--device cuda: torch finds no CUDA device (`coophash doctor` says why); leave the "
             "option out to use the CPU"
         )
-    return model.to("cuda" if there and device != "cpu" else "cpu")
+    return "cuda" if there and device != "cpu" else "cpu"
 
 
 def encode_images(model: ImageHasher, images: ImageSet, batch_size: int = 512) -> NDArray[np.uint8]:

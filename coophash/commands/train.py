@@ -126,13 +126,14 @@ def read_options(
         ValueError: no valid TOML, an unknown name, or a name that is set elsewhere.
     """
     from coophash.methods import option_names
+    from coophash.recipe import parse_toml
 
     options: dict[str, Any] = {}
     if config is not None:
         if not config.is_file():
             raise FileNotFoundError(f"no options file at {str(config)!r}")
         try:
-            options.update(_parse_toml(config.read_text(encoding="utf-8")))
+            options.update(parse_toml(config.read_text(encoding="utf-8")))
         except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are of this kind
             raise ValueError(f"options file {str(config)!r} is no valid TOML: {error}") from None
     for text in assignments:
@@ -140,7 +141,7 @@ def read_options(
         if not equals or not name.strip() or not value.strip():
             raise ValueError(f"--set takes NAME=VALUE, got {text!r}")
         try:
-            options[name.strip()] = _parse_toml(f"value = {value}")["value"]
+            options[name.strip()] = parse_toml(f"value = {value}")["value"]
         except ValueError:
             options[name.strip()] = value.strip()  # a bare word is a text
     known = option_names(method)
@@ -150,17 +151,6 @@ def read_options(
         if name not in known:
             raise ValueError(f"unknown option {name!r}; {method} has {', '.join(known)}")
     return options
-
-
-def _parse_toml(text: str) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        from coophash.errors import require
-
-        tomllib = require("tomli", "cli", "reading options on Python 3.10")
-    parsed: dict[str, Any] = tomllib.loads(text)
-    return parsed
 
 
 def hold_out(

@@ -1,0 +1,282 @@
+"""Runs a recipe: each run in a folder of its own, recorded once, in pieces if need be.
+
+A folder of a grid holds one folder for each run; `record.json` in it says that the run is done.
+What is recorded is skipped, what was begun goes on from its checkpoint, and a lock keeps two
+processes from one run, so any number of them can share the folder (on one machine, or on a file
+system whose locks work between machines).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import inspect
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from coophash.checkpoints import CHECKPOINT_FILE, write_atomically
+from coophash.data import ImageSet
+from coophash.environment import commit, machine, versions
+from coophash.hasher import ImageHasher
+from coophash.history import History
+from coophash.methods import make_model
+from coophash.recipe import FIT_SETTINGS, Recipe, Run
+from coophash.training import fit
+
+RECORD_FILE = "record.json"
+HISTORY_FILE = "history.json"
+_VERSION = 1  # raised when the same settings would give other weights or scores than before
+_SETTINGS_FILE, _LOCK_FILE = "run.json", "lock"
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far a grid has come.
+
+    Attributes:
+        total, recorded: runs of the grid, and those with a record.
+        elsewhere: keys of runs that another process is at.
+        stopped: key of the run that the time limit stopped; None where it did not.
+    """
+
+    total: int
+    recorded: int
+    elsewhere: tuple[str, ...]
+    stopped: str | None
+
+
+def run_recipe(
+    recipe: Recipe,
+    images: ImageSet,
+    folder: str | Path,
+    *,
+    minutes: float | None = None,
+    device: str = "cpu",
+    progress: bool = True,
+    say: Callable[[str], None] = lambda _: None,
+) -> Progress:
+    """Do what is left of a recipe.
+
+    Args:
+        recipe: of `read_recipe`.
+        images: the whole set, in its stored order, training part first.
+        folder: of the grid; made if it is missing.
+        minutes: stop cleanly after so long, in the middle of a run too; None does not. Each call
+            does at least one update, so that any number of short ones comes to an end.
+        device: "cpu" or "cuda".
+        progress: show a bar for each run.
+        say: called with a line for each run.
+
+    Raises:
+        ValueError: a record or a checkpoint in the folder is of other settings or other images; or
+            the images do not fit the recipe.
+        KeyboardInterrupt: passed on after a checkpoint is written.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{str(folder)!r} is a file: give a folder for the grid")
+    facts = {"data_hash": data_hash(images), "images": len(images)}
+    every = _settings(recipe, images)
+    deadline = None if minutes is None else time.monotonic() + 60 * minutes
+    elsewhere, stopped, worked = [], None, False
+    for number, run in enumerate(recipe.runs):
+        place, settings = folder / run.key, every[run.key]
+        if _recorded(place, settings, facts):
+            continue
+        if worked and deadline is not None and time.monotonic() >= deadline:
+            stopped = run.key
+            break
+        with _lock(place) as mine:
+            if not mine:
+                elsewhere.append(run.key)
+                continue
+            if _recorded(place, settings, facts):  # by another process, since the first look
+                continue
+            say(f"run {number + 1} of {len(recipe.runs)}: {run.key}")
+            limit = None if deadline is None else max(0.0, deadline - time.monotonic())
+            record, worked = {"recipe": recipe.title, **settings, **facts}, True
+            if not _run(run, record, images, place, limit, device, progress, say):
+                stopped = run.key
+                break
+    recorded = sum(_recorded(folder / run.key, every[run.key], facts) for run in recipe.runs)
+    return Progress(len(recipe.runs), recorded, tuple(elsewhere), stopped)
+
+
+def _run(
+    run: Run, record: dict[str, Any], images: ImageSet, place: Path, limit: float | None,
+    device: str, progress: bool, say: Callable[[str], None],
+) -> bool:  # fmt: skip
+    """Train, score and record one run; False if the time limit stopped it."""
+    split = run.protocol.split(images.labels)
+    model = _model(run, images).to(device)
+    validation = images.subset(split.validation, "validation") if len(split.validation) else None
+    write_atomically(place / _SETTINGS_FILE, _json(record))
+    record = {
+        **record,
+        "protocol": {"fields": dataclasses.asdict(run.protocol), "split_hash": split.hash,
+                     "hash_of_rules": dataclasses.replace(run.protocol, seed=0).hash},
+        "commit": commit(), "machine": machine(), "versions": versions(),
+        "device": _device_name(model), "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    try:
+        history = fit(
+            model, images.subset(split.train, "train"), validation, seed=run.seed, folder=place,
+            resume=True, time_limit=limit, progress=progress, **run.training,
+        )  # fmt: skip
+    except FloatingPointError as error:  # a result too: the rest of the grid does not wait for it
+        say(f"{run.key}: {error}")
+        write_atomically(place / RECORD_FILE, _json({**record, "error": str(error)}))
+        return True
+    if not history.finished:
+        return False
+    began = time.perf_counter()
+    queries, database = (images.subset(rows) for rows in (split.query, split.database))
+    scores = run.protocol.evaluate(
+        model.encode(queries), model.encode(database), queries.labels, database.labels,
+        split=split, bits=run.bits,
+    )  # fmt: skip
+    seconds = time.perf_counter() - began
+    history.save(place / HISTORY_FILE)
+    record |= {
+        "trained_images": len(split.train), "validation_images": len(split.validation),
+        "updates": history.update, "kept_update": history.kept_update,
+        "validation_map": dict(history.validation).get(history.kept_update or -1),
+        "seconds": round(history.seconds, 2), "seconds_of_scoring": round(seconds, 2),
+        "scores": scores,
+    }  # fmt: skip
+    write_atomically(place / RECORD_FILE, _json(record))
+    (place / CHECKPOINT_FILE).unlink(missing_ok=True)  # several times the model, no longer needed
+    say(f"{run.key}: mAP {scores['map']:.4f}, {_minutes(history)}")
+    return True
+
+
+def _settings(recipe: Recipe, images: ImageSet) -> dict[str, dict[str, Any]]:
+    """All that decides the result of each run, by key, with every default filled in, and its hash.
+
+    Each model and split is made once: what does not fit is said before hours of training.
+    """
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(fit).parameters.items()
+        if name in FIT_SETTINGS - {"checkpoint_every"}
+    }
+    models: dict[tuple[str, int], dict[str, Any]] = {}
+    splits: set[str] = set()
+    found = {}
+    for run in recipe.runs:
+        if (run.name, run.bits) not in models:
+            models[run.name, run.bits] = dataclasses.asdict(_model(run, images).config)
+        if run.protocol.hash not in splits:
+            splits.add(run.protocol.hash)
+            _check_split(run, images)
+        given = {name: value for name, value in run.training.items() if name in defaults}
+        settings = {
+            "version": _VERSION, "key": run.key, "name": run.name, "method": run.method,
+            "bits": run.bits, "seed": run.seed, "model": models[run.name, run.bits],
+            "training": {**defaults, **given}, "protocol_hash": run.protocol.hash,
+            "data": {"name": run.data.name, "image_size": run.data.image_size,
+                     "channels": run.data.channels},
+        }  # fmt: skip
+        text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        found[run.key] = {"hash": digest, **json.loads(text)}
+    return found
+
+
+def _check_split(run: Run, images: ImageSet) -> None:
+    split, side = run.protocol.split(images.labels), max(images.image_shape[1:])
+    if run.protocol.image_size != side:
+        raise ValueError(
+            f"the protocol says images of {run.protocol.image_size} pixels, these have {side}: "
+            f"set image_size = {side} in [protocol], or resize them by image_size in [data]"
+        )
+    if not len(split.train):
+        raise ValueError(
+            f"the protocol keeps all {run.protocol.train} training images back for validation: "
+            "raise train in [protocol]"
+        )
+
+
+def _model(run: Run, images: ImageSet) -> ImageHasher:
+    return make_model(
+        run.method, run.bits, images.classes, images.image_shape, images.class_names, run.seed,
+        **run.options,
+    )  # fmt: skip
+
+
+def _recorded(place: Path, settings: dict[str, Any], facts: dict[str, Any]) -> bool:
+    """Whether the run has a record; ValueError if what is there is of another run."""
+    for name in (RECORD_FILE, _SETTINGS_FILE):
+        path = place / name
+        if not path.is_file():
+            continue
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            other, pixels = found["hash"], found["data_hash"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{path} is damaged: remove it to do this run again") from None
+        if other != settings["hash"]:
+            raise ValueError(
+                f"{path} is of other settings ({_difference(found, settings)}): give another "
+                "folder for the grid, or another name for the method"
+            )
+        if pixels != facts["data_hash"]:
+            raise ValueError(f"{path} is of other images: give another folder for the grid")
+        if name == RECORD_FILE:
+            return True
+    return False
+
+
+def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """The first setting that differs."""
+    for name, value in wanted.items():
+        other = found.get(name)
+        if isinstance(value, dict) and isinstance(other, dict):
+            for inner in value:
+                if value[inner] != other.get(inner):
+                    return f"{name}.{inner} is {other.get(inner)!r} there, not {value[inner]!r}"
+        elif other != value and name != "hash":
+            return f"{name} is {other!r} there, not {value!r}"
+    return "an older form"
+
+
+@contextmanager
+def _lock(place: Path) -> Iterator[bool]:
+    """Whether this process may work in the folder; the system frees the lock when it ends."""
+    place.mkdir(parents=True, exist_ok=True)
+    with open(place / _LOCK_FILE, "a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
+
+
+def data_hash(images: ImageSet) -> str:
+    """16 hexadecimal digits of the SHA-256 of shape, pixels and labels of a set."""
+    digest = hashlib.sha256(f"{images.images.shape}\n".encode())
+    digest.update(np.ascontiguousarray(images.images).data)
+    digest.update(images.labels.astype("<i8").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _device_name(model: ImageHasher) -> str:
+    device = next(model.parameters()).device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _minutes(history: History) -> str:
+    return f"{history.seconds / 60:.1f} min, update {history.kept_update or history.update} kept"
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()

@@ -1,0 +1,172 @@
+"""Tables of recorded runs: from their JSON alone, never by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from coophash.recipe_runner import RECORD_FILE
+
+Record = dict[str, Any]
+
+
+def read_records(folder: str | Path) -> list[Record]:
+    """The records under a folder, in the order of their names.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no record in it.
+        ValueError: a record is damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder at {str(folder)!r}")
+    records = []
+    for path in sorted(folder.rglob(RECORD_FILE)):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            complete = isinstance(record["scores"] if "error" not in record else {}, dict)
+            complete = complete and {"name", "bits", "seed", "protocol", "training"} <= set(record)
+        except (ValueError, KeyError, TypeError):
+            complete = False
+        if not complete:
+            raise ValueError(f"{path} is damaged: remove it and run the recipe again")
+        records.append(record)
+    if not records:
+        raise FileNotFoundError(f"no {RECORD_FILE} under {str(folder)!r}: run the recipe first")
+    return records
+
+
+def make_table(records: Iterable[Record], metric: str = "map") -> str:
+    """Markdown: a row for each method, a column for each number of bits, and what they share.
+
+    A cell is the mean over seeds ± the sample standard deviation (one seed: no spread), and the
+    number of seeds in brackets; the best mean of a column is bold.
+
+    Args:
+        records: of `read_records`, all by one protocol (seeds aside) on the same images.
+        metric: a score of `Protocol.evaluate`, e.g. "map" or "precision_at_radius"; or
+            "validation_map" or "seconds".
+
+    Raises:
+        ValueError: no records, records that are not comparable, or a metric that they lack.
+    """
+    found = list(records)
+    if not found:
+        raise ValueError("there are no records to make a table of")
+    _check_comparable(found)
+    good = [record for record in found if "error" not in record]
+    names, lengths = _rows(found), sorted({int(record["bits"]) for record in found})
+    cells = {
+        (name, bits): [
+            _value(record, metric)
+            for record in good
+            if record["name"] == name and record["bits"] == bits
+        ]
+        for name in names
+        for bits in lengths
+    }
+    best = {
+        bits: max((mean(cells[name, bits]) for name in names if cells[name, bits]), default=None)
+        for bits in lengths
+    }
+    lines = [
+        f"| {metric} | " + " | ".join(f"{bits} bits" for bits in lengths) + " |",
+        "|---" * (len(lengths) + 1) + "|",
+    ]
+    for name in names:
+        row = []
+        for bits in lengths:
+            failed = sum(
+                "error" in r for r in found if r["name"] == name and int(r["bits"]) == bits
+            )
+            bold = metric != "seconds" and bool(cells[name, bits]) and len(names) > 1
+            bold = bold and mean(cells[name, bits]) == best[bits]
+            row.append(_cell(cells[name, bits], failed, bold, 1 if metric == "seconds" else 4))
+        lines.append(f"| {name} | " + " | ".join(row) + " |")
+    return "\n".join([*lines, "", *_notes(found)]) + "\n"
+
+
+def _cell(values: list[float], failed: int, bold: bool, digits: int) -> str:
+    diverged = f"{failed} diverged" if failed else ""
+    if not values:
+        return diverged or "-"
+    text = f"{mean(values):.{digits}f}"
+    text = f"**{text}**" if bold else text
+    if len(values) > 1:
+        text += f" ± {stdev(values):.{digits}f}"
+    return f"{text} ({len(values)}{', ' + diverged if diverged else ''})"
+
+
+def _value(record: Record, metric: str) -> float:
+    places = (record["scores"], record)
+    for place in places:
+        value = place.get(metric)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    known = [name for name, value in record["scores"].items() if isinstance(value, float)]
+    raise ValueError(
+        f"{record['key']} has no score {metric!r}; there are {', '.join(known)}, validation_map "
+        "and seconds"
+    )
+
+
+def _rows(records: list[Record]) -> list[str]:
+    """Names in the order of the methods, variants after what they are of."""
+    from coophash.methods import METHODS
+
+    def place(record: Record) -> tuple[int, str]:
+        return METHODS.index(record["method"]), record["name"]
+
+    return list(dict.fromkeys(record["name"] for record in sorted(records, key=place)))
+
+
+def _check_comparable(records: list[Record]) -> None:
+    first = records[0]
+    for record in records[1:]:
+        for what, one, other in (
+            ("protocols", first["protocol"]["hash_of_rules"], record["protocol"]["hash_of_rules"]),
+            ("images", first["data_hash"], record["data_hash"]),
+        ):
+            if one != other:
+                raise ValueError(
+                    f"{first['key']} and {record['key']} are of different {what} ({one} and "
+                    f"{other}): their scores are not comparable, make a table of each"
+                )
+
+
+def _notes(records: list[Record]) -> list[str]:
+    """What stands under a table: protocol, budget, seeds, machine, versions, commit."""
+    first = records[0]
+    fields, hashes = first["protocol"]["fields"], first["protocol"]["hash_of_rules"]
+    parts = {r.get("trained_images") for r in records} - {None}
+    held = {r.get("validation_images") for r in records} - {None}
+    scores: Record = next((r["scores"] for r in records if "scores" in r), {})
+    cut = "all ranks" if fields["k"] is None else f"the first {fields['k']:,} ranks"
+    notes = [
+        f"- {first['recipe']}: data {first['data']['name']} ({first['images']:,} images, "
+        f"{first['data_hash']}), protocol {fields['name']} ({hashes}), {cut}, ties "
+        f"{fields['ties']}",
+    ]
+    if scores:
+        notes.append(
+            f"- {_counts(parts)} images to train on, {_counts(held)} to choose the update by, "
+            f"{scores['queries']:,} queries, {scores['database']:,} in the database"
+        )
+    notes.append(f"- seeds {_counts({r['seed'] for r in records})}")
+    for text, values in {
+        "updates": {r["training"]["updates"] for r in records},
+        "commit": {r["commit"] or "unknown" for r in records},
+        "machine": {f"{r['machine']['cpu']}, {r['machine']['cores']} cores" for r in records},
+        "device": {r["device"] for r in records},
+        "torch": {r["versions"].get("torch", "unknown") for r in records},
+    }.items():
+        notes.append(f"- {text}: {', '.join(sorted(map(str, values)))}")
+    return notes
+
+
+def _counts(values: set[Any]) -> str:
+    return ", ".join(f"{value:,}" for value in sorted(values)) or "no"

@@ -1,0 +1,102 @@
+"""Tables from records: means, spreads, what is bold, and what may not stand in one table."""
+
+import copy
+import json
+
+import pytest
+
+from coophash.recipe_table import make_table, read_records
+
+
+def record(name, bits, seed, score, method=None, **changes):
+    return {
+        "recipe": "Small", "key": f"{name}-{bits}-bits-seed-{seed}", "name": name,
+        "method": method or name, "bits": bits, "seed": seed, "data": {"name": "digits"},
+        "data_hash": "d" * 16, "images": 5000, "training": {"updates": 100}, "commit": None,
+        "machine": {"cpu": "CPU", "cores": 2}, "versions": {"torch": "2"}, "device": "cpu",
+        "trained_images": 500, "validation_images": 500, "seconds": 60.25, "validation_map": 0.5,
+        "protocol": {"fields": {"name": "p", "k": None, "ties": "average"},
+                     "hash_of_rules": "r" * 16},
+        "scores": {"map": score, "precision_at_radius": score / 2, "queries": 10,
+                   "database": 3000, "protocol": "p"},
+        **changes,
+    }  # fmt: skip
+
+
+FOUND = [
+    record("csq", 16, 0, 0.5), record("csq", 16, 1, 0.6), record("csq", 16, 2, 0.7),
+    record("coophash", 16, 0, 0.8), record("coophash", 16, 1, 0.9),
+    record("csq-slow", 48, 0, 0.25, method="csq"), record("csq", 48, 0, 0.75),
+]  # fmt: skip
+
+
+def rows(text):
+    return [line for line in text.splitlines() if line.startswith("|")]
+
+
+def test_a_table_is_mean_and_spread_over_seeds():
+    assert rows(make_table(FOUND)) == [
+        "| map | 16 bits | 48 bits |",
+        "|---|---|---|",
+        "| coophash | **0.8500** ± 0.0707 (2) | - |",
+        "| csq | 0.6000 ± 0.1000 (3) | **0.7500** (1) |",
+        "| csq-slow | - | 0.2500 (1) |",
+    ]
+
+
+def test_other_metrics():
+    assert "0.4250 ± 0.0354 (2)" in make_table(FOUND, "precision_at_radius").replace("**", "")
+    seconds = make_table(FOUND, "seconds")
+    assert "| csq | 60.2 ± 0.0 (3) | 60.2 (1) |" in rows(seconds) and "**" not in seconds
+    assert "0.5000 (1)" in make_table(FOUND, "validation_map").replace("**", "")
+    with pytest.raises(ValueError, match="has no score 'recall'; there are map, precision_at"):
+        make_table(FOUND, "recall")
+
+
+def test_what_stands_under_it():
+    text = make_table(FOUND)
+    for words in (
+        "Small: data digits (5,000 images, dddddddddddddddd)", "protocol p (rrrrrrrrrrrrrrrr)",
+        "all ranks", "ties average", "500 images to train on, 500 to choose", "10 queries, 3,000",
+        "seeds 0, 1, 2", "updates: 100", "commit: unknown", "CPU, 2 cores", "torch: 2",
+    ):  # fmt: skip
+        assert words in text, words
+
+
+def test_a_diverged_run_is_counted_apart():
+    bad = record("csq", 16, 3, 0.0, error="training diverged")
+    del bad["scores"], bad["trained_images"], bad["validation_images"]
+    alone = copy.deepcopy(bad) | {"bits": 64}
+    lines = rows(make_table([*FOUND, bad, alone]))
+    assert lines[3] == "| csq | 0.6000 ± 0.1000 (3, 1 diverged) | **0.7500** (1) | 1 diverged |"
+
+
+@pytest.mark.parametrize("change", ["protocol", "data_hash"])
+def test_what_is_not_comparable_is_refused(change):
+    other = record("dpsh", 16, 0, 0.5)
+    if change == "protocol":
+        other["protocol"]["hash_of_rules"] = "s" * 16
+    else:
+        other["data_hash"] = "e" * 16
+    with pytest.raises(ValueError, match="not comparable"):
+        make_table([*FOUND, other])
+
+
+def test_records_are_read_from_any_depth(tmp_path):
+    for number, found in enumerate(FOUND):
+        folder = tmp_path / ("deep" if number % 2 else ".") / found["key"]
+        folder.mkdir(parents=True)
+        (folder / "record.json").write_text(json.dumps(found))
+    assert rows(make_table(read_records(tmp_path))) == rows(make_table(FOUND))
+    (folder / "record.json").write_text('{"scores": {}}')
+    with pytest.raises(ValueError, match=r"record.json is damaged"):
+        read_records(tmp_path)
+
+
+def test_nothing_to_read(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no record.json under"):
+        read_records(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no folder at"):
+        read_records(tmp_path / "none")
+    with pytest.raises(ValueError, match="no records"):
+        make_table([])
