@@ -45,6 +45,7 @@ from coophash.protocols import Protocol
 MNIST_5K = "mnist-5k"
 FIT_SETTINGS = {
     "updates", "batch_size", "learning_rate", "generator_learning_rate", "schedule", "averaging",
+    "shift", "flip",
     "validate_every", "checkpoint_every",
 }  # fmt: skip
 

@@ -112,6 +112,17 @@ def test_a_mistake_is_named(write, old, new, words):
     assert str(path) in str(caught.value)
 
 
+def test_every_setting_of_fit_can_be_in_a_recipe():
+    """All but what the runner itself decides."""
+    import inspect
+
+    from coophash.recipe import FIT_SETTINGS
+    from coophash.training import fit
+
+    own = {"model", "dataset", "validation", "seed", "folder", "resume", "time_limit", "progress"}
+    assert set(inspect.signature(fit).parameters) - own == FIT_SETTINGS
+
+
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="no recipe at"):
         read_recipe(tmp_path / "none.toml")

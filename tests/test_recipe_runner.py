@@ -92,6 +92,7 @@ def test_a_record_says_all_that_a_figure_needs(whole):
     assert record["training"] == {
         "updates": 6, "batch_size": 8, "validate_every": 3, "learning_rate": 1e-3,
         "generator_learning_rate": 1e-3, "schedule": "cosine", "averaging": 0.99,
+        "shift": 0, "flip": False,
     }  # fmt: skip
     assert record["trained_images"] == 30 and record["validation_images"] == 15
     assert record["updates"] == 6 and record["kept_update"] in (3, 6)
