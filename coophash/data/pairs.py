@@ -158,7 +158,8 @@ def feature_matrix(values: Any, name: str) -> NDArray[np.float32]:
         count = int((~np.isfinite(features)).any(axis=1).sum())
         raise ValueError(
             f"{name} must be finite in float32, got {array[row, column]} in row {row}, column "
-            f"{column} ({count:,} of {len(array):,} rows have such values): repair or leave out these pairs"
+            f"{column} ({count:,} of {len(array):,} rows have such values): repair them or leave "
+            "these pairs out"
         )
     return features
 
