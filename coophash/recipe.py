@@ -27,7 +27,8 @@ A TOML file says it all; `coophash recipe run` trains and scores what it names:
     learning_rate = 3e-4
     quantization_weight = 0.05
 
-A table `[methods.NAME]` with `method = "csq"` makes a variant with a name of its own.
+A table `[methods.NAME]` with `method = "csq"` makes a variant with a name of its own, and
+`[methods."coophash*"]` is for every method whose name matches; a name in full wins over it.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ import dataclasses
 import json
 import sys
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +140,9 @@ def _recipe(parsed: dict[str, Any], path: Path) -> Recipe:
         for value in values:
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be integers of at least {least}, got {value!r}")
-    if unused := sorted(set(entries) - set(names)):
-        raise ValueError(f"[methods.{unused[0]}] is not in the methods of [grid]")
+    for pattern in entries:
+        if not any(fnmatchcase(str(name), pattern) for name in names):
+            raise ValueError(f"[methods.{pattern}] is not in the methods of [grid]")
     common = _table(parsed, "train")
     _only(common, FIT_SETTINGS, "[train]")
     data = _data(_table(parsed, "data"), path)
@@ -149,21 +152,26 @@ def _recipe(parsed: dict[str, Any], path: Path) -> Recipe:
         rule = _protocol({"seed": seed, **protocol})
         for length in bits:
             for name in names:
-                method, options, training = _method(name, entries.get(name, {}), common)
+                method, options, training = _method(name, entries, common)
                 runs.append(Run(name, method, length, seed, options, training, rule, data))
     return Recipe(str(parsed.get("title", path.stem)), tuple(runs), data)
 
 
 def _method(
-    name: Any, entry: Any, common: dict[str, Any]
+    name: Any, entries: dict[str, Any], common: dict[str, Any]
 ) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """The method of an entry, its options, and settings of `fit`."""
+    """The method that a name stands for, its options, and settings of `fit`."""
     from coophash.methods import check_method, option_names
 
     if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
         raise ValueError(f"a method's name must be letters, digits, - and _, got {name!r}")
-    if not isinstance(entry, dict):
-        raise ValueError(f"[methods.{name}] must be a table")
+    entry: dict[str, Any] = {}
+    for pattern in (*(p for p in entries if p != name), name):  # the name in full last: it wins
+        found = entries.get(pattern, {})
+        if not isinstance(found, dict):
+            raise ValueError(f"[methods.{pattern}] must be a table")
+        if fnmatchcase(name, pattern):
+            entry |= found
     method = entry.get("method", name)
     check_method(method)
     rest = {key: value for key, value in entry.items() if key != "method"}

@@ -63,6 +63,16 @@ def test_a_recipe_is_its_grid(write, tmp_path):
     assert slow.method == "csq" and slow.training["updates"] == 9 and slow.options == {}
 
 
+def test_a_pattern_is_for_every_name_that_matches(write):
+    text = GOOD + '[methods."csq*"]\nquantization_weight = 2.0\ncenters = "bernoulli"\n'
+    coophash, csq, slow = read_recipe(write(text)).runs[:3]
+    assert coophash.options == {}
+    assert csq.options == {"quantization_weight": 0.5, "centers": "bernoulli"}, "the name wins"
+    assert slow.options == {"quantization_weight": 2.0, "centers": "bernoulli"}
+    with pytest.raises(ValueError, match=r"\[methods.dpsh\*\] is not in the methods"):
+        read_recipe(write(GOOD + '[methods."dpsh*"]\nfeatures = 3\n'))
+
+
 def test_each_seed_draws_its_own_split_unless_the_protocol_has_one(write):
     recipe = read_recipe(write(GOOD))
     assert {run.protocol.seed for run in recipe.runs} == {0, 3}
