@@ -14,6 +14,8 @@ _NAMES = {
     "bias_leaky_relu": "coophash.kernels.leaky_relu",
     "bias_leaky_relu_bits": "coophash.kernels.leaky_relu",
     "bias_leaky_relu_reference": "coophash.kernels.leaky_relu",
+    "energy_head": "coophash.kernels.energy",
+    "energy_head_and_grad": "coophash.kernels.energy",
     "langevin_step": "coophash.kernels.langevin",
     "langevin_step_reference": "coophash.kernels.langevin",
     "leaky_relu_backward": "coophash.kernels.leaky_relu",
@@ -38,6 +40,8 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from coophash.kernels._backend import triton_missing as triton_missing
+    from coophash.kernels.energy import energy_head as energy_head
+    from coophash.kernels.energy import energy_head_and_grad as energy_head_and_grad
     from coophash.kernels.langevin import LangevinStatistics as LangevinStatistics
     from coophash.kernels.langevin import langevin_step as langevin_step
     from coophash.kernels.langevin import langevin_step_reference as langevin_step_reference

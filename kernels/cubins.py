@@ -27,9 +27,13 @@ from coophash.kernels._backend import has_triton, interpreting
 
 MODULES = (
     "coophash.kernels.langevin_triton",
+    "coophash.kernels.energy_class_triton",
+    "coophash.kernels.energy_mixed_triton",
     "coophash.kernels.leaky_relu_triton",
 )
 INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", re.M)
+# For sm_80 ptxas writes some jumps within a kernel as calls that do not come back.
+JUMP = re.compile(r"CALL\.REL\.NOINC(?= `\(\.L_x_\d+\))")
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ def _read(variant: Variant, cc: int, binary: bytes) -> Cubin:
         resource("STACK"),
         resource("SHARED"),
         variant.elements,
-        dict(Counter(INSTRUCTION.findall(listing))),
+        dict(Counter(INSTRUCTION.findall(JUMP.sub("BRA", listing)))),
     )
 
 

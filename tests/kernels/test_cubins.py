@@ -48,6 +48,9 @@ def _langevin(
     return Limit(registers, instructions, exactly | ({"LDG.E.64": half} if half else {}), EXCHANGE)
 
 
+ALONE = ("LDS", "STS", "BAR", "ATOM", "RED.")  # a warp by itself; sums of floats in one order
+
+
 LIMITS = {
     # The interpreter propagates NaN in any case, so only the object code can show it: FMNMX.NAN.
     "langevin_step fp32 fp32 drawn": replace(
@@ -83,6 +86,33 @@ LIMITS = {
     "leaky_relu_backward fp32 row-major bias": Limit(48, 16, {"LDG.E.128": 4, "STG.E.128": 4}),
     "leaky_relu_backward fp32 channels_last bias": Limit(80, 24, {"LDG.E.128": 4, "STG.E.128": 4}),
     "leaky_relu_backward bf16 channels_last bias": Limit(80, 24, {"LDG.E.128": 2, "STG.E.128": 2}),
+    # One warp a sample: f, W[y] and the gradient in whole 16-byte pieces, each once, in a loop over
+    # pieces of 256 or 512 features; five shuffles for the sum. ptxas unrolls the loops of the last
+    # two, so that an instruction in their count serves up to seven times as many features.
+    "energy_class both fp32 256": Limit(64, 20, {"LDG.E.128": 4, "STG.E.128": 2}, ALONE),
+    "energy_class both bf16 256": Limit(64, 22, {"LDG.E.128": 2, "STG.E.128": 1}, ALONE),
+    "energy_class both slope fp32 256": Limit(72, 24, {"LDG.E.128": 4, "STG.E.128": 2}, ALONE),
+    "energy_class both slope bf16 1024": Limit(72, 22, {"LDG.E.128": 4, "STG.E.128": 2}, ALONE),
+    "energy_class energies fp32 256": Limit(72, 44, {"SHFL.BFLY": 5}, ALONE),
+    "energy_class dfeatures fp32 256": Limit(48, 36, {"SHFL.BFLY": 0}, ALONE),
+    # Samples of a class are added in registers, then over the threads through shared memory.
+    "energy_class dweight fp32": Limit(112, 16, {"LDG.E.128": 8}, ("ATOM", "RED.")),
+    "energy_class dweight bf16": Limit(96, 16, {"LDG.E.128": 4}, ("ATOM", "RED.")),
+    # Of features and classes: 3 TF32 products for one of float32, over two walks (labels: one). An
+    # "element" is one of the features of a step; the instructions serve all C of its products.
+    "energy_mixed marginal fp32 10": Limit(
+        112, 250, {"HMMA.1688.F32.TF32": 30, "STG.E.128": 1}, ("ATOM", "RED.")
+    ),
+    "energy_mixed marginal bf16 10": Limit(112, 250, {"STG.E.64": 1}, ("ATOM", "RED.")),
+    "energy_mixed marginal slope fp32 128": Limit(
+        224, 500, {"HMMA.1688.F32.TF32": 96, "STG.E.128": 1}, ("ATOM", "RED.")
+    ),
+    "energy_mixed labels slope fp32 21": Limit(
+        112, 150, {"HMMA.1688.F32.TF32": 12, "STG.E.128": 1}, ("ATOM", "RED.")
+    ),
+    "energy_mixed labels bf16 80": Limit(
+        176, 450, {"HMMA.1688.F32.TF32": 48, "STG.E.64": 1}, ("ATOM", "RED.")
+    ),
 }
 
 

@@ -21,6 +21,8 @@ pytestmark = pytest.mark.interpreter
 
 # Program -> the least number of cases: so many are counted in it, and none may get lost.
 CASES = {
+    "energy_class": 50,
+    "energy_mixed": 67,
     "langevin": 125,
     "leaky_relu": 60,
 }
