@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from coophash import losses
 from coophash.coop_config import CoopHashConfig
 from coophash.hasher import ImageHasher, check_class_names, check_options
+from coophash.kernels.energy import energy_head
 from coophash.networks import ConvBase, ConvGenerator
 from coophash.sampling import langevin
 
@@ -62,8 +63,7 @@ class Descriptor(nn.Module):
 
     def energy(self, features: Tensor, labels: Tensor) -> Tensor:
         """h_E(c, f0(x)): (B, features), (B,) -> (B,); lower is likelier (Eq. 3)."""
-        energies: Tensor = self.energy_head(features).gather(1, labels[:, None])[:, 0]
-        return energies
+        return energy_head(features, self.energy_head.weight, self.energy_head.bias, labels)
 
     def infer(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation of q(z | x): (B, features) -> two of (B, d)."""
