@@ -76,18 +76,7 @@ class BoundEnergy:
                     f"got {got}"
                 )
             return value.detach(), grad.detach()
-        with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
-            value = self(leaf)
-            if not value.requires_grad:
-                raise ValueError(
-                    "energy must be differentiable in x, got a result without a gradient"
-                )
-            # Of x alone: weight gradients are neither computed nor accumulated.
-            (grad,) = torch.autograd.grad(value, leaf, torch.ones_like(value), allow_unused=True)
-        if grad is None:
-            raise ValueError("energy must depend on x, got a result that does not")
-        return value.detach(), grad
+        return by_autograd(self, x)
 
     def step(self, x: Tensor, arguments: StepArguments) -> tuple[Tensor, Tensor]:
         """Energies (B,) of x in float32, and x after one step."""
@@ -99,6 +88,19 @@ class BoundEnergy:
                 return value.detach().float(), moved.detach()
         value, grad = self.energy_and_grad(x)
         return value.float(), torch.ops.coophash.langevin_step(x, grad, None, *arguments)
+
+
+def by_autograd(energy: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Energies (B,) of x and their gradient, of x alone: no weight gradient is computed."""
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        value = energy(leaf)
+        if not value.requires_grad:
+            raise ValueError("energy must be differentiable in x, got a result without a gradient")
+        (grad,) = torch.autograd.grad(value, leaf, torch.ones_like(value), allow_unused=True)
+    if grad is None:
+        raise ValueError("energy must depend on x, got a result that does not")
+    return value.detach(), grad
 
 
 def _check_energies(value: Any, x: Tensor) -> None:

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from coophash import losses
+from coophash import _descriptor_gradient, losses
+from coophash._chain_energy import by_autograd
 from coophash.coop_config import CoopHashConfig
 from coophash.hasher import ImageHasher, check_class_names, check_options
 from coophash.kernels.energy import energy_head
@@ -60,6 +61,22 @@ class Descriptor(nn.Module):
         self.inference_head = nn.Linear(config.features, 2 * config.latent_dim)
         self.category_head = nn.Linear(config.features, config.classes)
         self.hash_head = nn.Linear(config.features, config.bits)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """f_E(x, c), Eq. 3: (B, C, H, W), (B,) -> (B,)."""
+        return self.energy(self.base(images), labels)
+
+    def energy_and_grad(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Energies (B,) and df_E/dx, without a graph and without gradients of the weights.
+
+        By one bit an activation on a GPU with Triton, by autograd elsewhere: the same numbers.
+        """
+        if _descriptor_gradient.applies(self.base, self.energy_head, images):
+            with torch.no_grad():
+                return _descriptor_gradient.energy_and_grad(
+                    self.base, self.energy_head, images, labels
+                )
+        return by_autograd(lambda x: self(x, labels), images)
 
     def energy(self, features: Tensor, labels: Tensor) -> Tensor:
         """h_E(c, f0(x)): (B, features), (B,) -> (B,); lower is likelier (Eq. 3)."""
@@ -116,7 +133,8 @@ class CoopHash(ImageHasher):
 
     def energy(self, images: Tensor, labels: Tensor) -> Tensor:
         """f_E(x, c), Eq. 3: (B, C, H, W), (B,) -> (B,). Lower is likelier."""
-        return self.descriptor.energy(self.descriptor.base(images), labels)
+        energies: Tensor = self.descriptor(images, labels)
+        return energies
 
     def contrastive_pair(
         self,
@@ -172,7 +190,7 @@ class CoopHash(ImageHasher):
         """
         c = self.config
         return langevin(
-            self.energy, images, labels, steps=c.langevin_steps, step_size=c.langevin_step_size,
+            self.descriptor, images, labels, steps=c.langevin_steps, step_size=c.langevin_step_size,
             noise=c.langevin_noise, clamp=(-1.0, 1.0), seed=seed, first_step=first_step,
             return_energies=return_energies,
         )  # fmt: skip

@@ -1,0 +1,157 @@
+"""Energy and input gradient of the convolutional descriptor, by hand.
+
+A Langevin step needs dE/dx alone, of a network that does not change in the course of a chain, so it
+can do with less than autograd, which lays out, saves and frees a graph at each step:
+
+    forward    y = leaky(conv(x) + b) for each layer; E and dE/df of the head
+    backward   through the signs of y, then the transposed convolution, layer by layer
+
+On a GPU the kernels of `coophash.kernels.leaky_relu` keep one bit for each activation. On the CPU y
+itself is kept, and the time goes into PyTorch's convolutions, which there are up to four times as
+fast with channels last; the input gradient of the first layer, whose few channels they like least,
+is a sub-pixel convolution: a third of the time (docs/LOG.md has the figures).
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.grad import conv2d_input
+
+from coophash.kernels._backend import use_triton
+from coophash.kernels.leaky_relu import bias_leaky_relu_bits, leaky_relu_backward
+from coophash.networks import ConvBase
+
+
+def applies(base: nn.Module, head: nn.Module, x: Tensor) -> bool:
+    """Whether the hand-written gradient is that of these modules, and faster on x's device."""
+    kernels = use_triton(x.device.type) and x.dtype != torch.float64
+    if not (kernels or x.device.type == "cpu") or type(base) is not ConvBase or x.dim() != 4:
+        return False
+    layers = [*base.convolutions, base.dense, head]
+    plain = [nn.Conv2d] * len(base.convolutions) + [nn.Linear] * 2
+    return _as_made(base) and all(
+        type(layer) is kind and _as_made(layer) for layer, kind in zip(layers, plain, strict=True)
+    )
+
+
+def _as_made(module: nn.Module) -> bool:
+    """Without hooks, which only a call of the module would run."""
+    return not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
+def energy_and_grad(
+    base: ConvBase, head: nn.Linear, x: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Energies (B,) of x (B, C, H, W) under its labels (B,), and dE/dx in the shape of x.
+
+    The caller has asked `applies`, and runs it without a graph.
+    """
+    run = _with_bits if use_triton(x.device.type) and x.dtype != torch.float64 else _plainly
+    return run(base, head, x, labels)
+
+
+def _with_bits(base: ConvBase, head: nn.Linear, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    kept: list[tuple[nn.Conv2d, torch.Size, Tensor]] = []
+    y = x
+    for layer in base.convolutions:
+        assert isinstance(layer, nn.Conv2d)
+        shape = y.shape
+        z = F.conv2d(y, layer.weight, None, layer.stride, layer.padding)
+        y, bits = bias_leaky_relu_bits(z, layer.bias, base.slope)
+        kept.append((layer, shape, bits))
+    energies, grad = _top(base, head, y, labels)
+    for layer, shape, bits in reversed(kept):
+        grad, _ = leaky_relu_backward(grad, bits, base.slope)
+        weight = layer.weight.to(grad.dtype)
+        grad = conv2d_input(shape, weight, grad, layer.stride, layer.padding)  # type: ignore[no-untyped-call]
+    return energies, grad
+
+
+def _plainly(base: ConvBase, head: nn.Linear, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    kept: list[tuple[nn.Conv2d, Tensor, Tensor]] = []
+    y = x.to(memory_format=torch.channels_last)  # contiguous() keeps the strides of one channel
+    for layer in base.convolutions:
+        assert isinstance(layer, nn.Conv2d)
+        before = y
+        z = F.conv2d(before, layer.weight, layer.bias, layer.stride, layer.padding)
+        y = F.leaky_relu_(z, base.slope)
+        kept.append((layer, before, y))
+    energies, grad = _top(base, head, y, labels)
+    for i, (layer, before, y) in reversed(list(enumerate(kept))):
+        # The signs of y are those of its input. In place: fresh memory costs more than the sums.
+        torch.ops.aten.leaky_relu_backward.grad_input(grad, y, base.slope, True, grad_input=grad)
+        weight = layer.weight.to(grad.dtype)
+        if i == 0 and layer.stride == (2, 2):
+            grad = _strided_conv_input_grad(before.shape, weight, grad, _padding(layer))
+        else:
+            grad = torch.ops.aten.convolution_backward(
+                grad, before, weight, None, layer.stride, layer.padding, layer.dilation, False,
+                (0, 0), layer.groups, (True, False, False),
+            )[0]  # fmt: skip
+    return energies, grad.contiguous()
+
+
+def _top(base: ConvBase, head: nn.Linear, y: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Energies from the last map y, and their gradient with respect to it."""
+    z = F.linear(y.flatten(1), base.dense.weight, base.dense.bias)
+    features = F.leaky_relu(z, base.slope)
+    rows = head.weight.index_select(0, labels).to(z.dtype)
+    energies = (features * rows).sum(1) + head.bias.index_select(0, labels)
+    grad = torch.ops.aten.leaky_relu_backward(rows, features, base.slope, True)
+    grad = grad @ base.dense.weight.to(grad.dtype)
+    return energies, grad.to(y.dtype).view(y.shape).to(memory_format=_format(y))
+
+
+def _format(y: Tensor) -> torch.memory_format:
+    last = torch.channels_last
+    return last if y.is_contiguous(memory_format=last) else torch.contiguous_format
+
+
+def _padding(layer: nn.Conv2d) -> int:
+    padding = layer.padding[0]
+    assert isinstance(padding, int)
+    return padding
+
+
+def _strided_conv_input_grad(shape: torch.Size, weight: Tensor, grad: Tensor, pad: int) -> Tensor:
+    """Input gradient of a convolution of stride 2 with a square kernel, padded alike all around.
+
+    Input pixel 2q + r gets from output pixel q + d the weight at r + pad - 2d. So the pixels of a
+    parity r are a plain convolution of grad with every other weight, and all four parities together
+    are one, whose output channels are dealt out to the pixels.
+    """
+    channels = shape[1]
+    index, low, high = _parity_taps(weight.shape[2], pad)
+    padded = F.pad(weight, (0, 1, 0, 1))  # a zero at the end, for taps outside of the kernel
+    taps = padded[:, :, index[:, :, None, None], index[None, None]]  # (O, C, 2, n, 2, n)
+    split = taps.permute(1, 2, 4, 0, 3, 5).reshape(
+        4 * channels, *taps.shape[:1], *index.shape[1:] * 2
+    )
+    # Pairs of pixels that the output does not reach down to get a 0.
+    below, right = (
+        (size + 1) // 2 - out for size, out in zip(shape[2:], grad.shape[2:], strict=True)
+    )
+    if -low == high and not below and not right:
+        parts = F.conv2d(grad, split, padding=high)
+    else:
+        parts = F.conv2d(F.pad(grad, (-low, high + right, -low, high + below)), split)
+    return F.pixel_shuffle(parts, 2)[..., : shape[2], : shape[3]]
+
+
+@functools.cache
+def _parity_taps(kernel: int, pad: int) -> tuple[Tensor, int, int]:
+    """Of parity r in row r: the weight that meets offset d, `kernel` for none. And d's range."""
+    low = min((r + pad - kernel + 2) // 2 for r in (0, 1))
+    high = max((r + pad) // 2 for r in (0, 1))
+    rows = [[r + pad - 2 * d for d in range(low, high + 1)] for r in (0, 1)]
+    index = [[tap if 0 <= tap < kernel else kernel for tap in row] for row in rows]
+    return torch.tensor(index), low, high
