@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
 from coophash.kernels._backend import use_triton
+from coophash.kernels.energy import energy_head_and_grad
 from coophash.kernels.leaky_relu import bias_leaky_relu_bits, leaky_relu_backward
 from coophash.networks import ConvBase
 
@@ -103,10 +104,7 @@ def _plainly(base: ConvBase, head: nn.Linear, x: Tensor, labels: Tensor) -> tupl
 def _top(base: ConvBase, head: nn.Linear, y: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Energies from the last map y, and their gradient with respect to it."""
     z = F.linear(y.flatten(1), base.dense.weight, base.dense.bias)
-    features = F.leaky_relu(z, base.slope)
-    rows = head.weight.index_select(0, labels).to(z.dtype)
-    energies = (features * rows).sum(1) + head.bias.index_select(0, labels)
-    grad = torch.ops.aten.leaky_relu_backward(rows, features, base.slope, True)
+    energies, grad = energy_head_and_grad(z, head.weight, head.bias, labels, slope=base.slope)
     grad = grad @ base.dense.weight.to(grad.dtype)
     return energies, grad.to(y.dtype).view(y.shape).to(memory_format=_format(y))
 

@@ -69,7 +69,7 @@ class Descriptor(nn.Module):
     def energy_and_grad(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Energies (B,) and df_E/dx, without a graph and without gradients of the weights.
 
-        By one bit an activation on a GPU with Triton, by autograd elsewhere: the same numbers.
+        By hand (`_descriptor_gradient.py`) while the layers are as made here, else by autograd.
         """
         if _descriptor_gradient.applies(self.base, self.energy_head, images):
             with torch.no_grad():
