@@ -31,7 +31,8 @@ class History:
     @property
     def finished(self) -> bool:
         """Whether all updates were done, and the run not stopped by a time limit."""
-        return bool(self.update >= self.settings["updates"])
+        wanted = self.settings.get("updates")  # fit_pairs counts epochs and has no time limit
+        return wanted is None or bool(self.update >= wanted)
 
     @property
     def seconds(self) -> float:

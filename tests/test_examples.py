@@ -8,6 +8,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PROMISES = {
+    "baseline_losses.py": "dpsh       mAP 0.9",
     "deephash_pytorch_evaluation.py": "epoch:4 bit:16 MAP:0.9",
     "orthohash_evaluation.py": "mean over the orders of ties: 0.",
     "pytorch_loop.py": "classes [6, 6, 6, 6, 6]",
