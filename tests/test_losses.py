@@ -38,6 +38,34 @@ def test_batch_all_triplets_of_one_class_are_zero_and_differentiable():
     assert float(loss.detach()) == 0 and not outputs.grad.any()
 
 
+@pytest.mark.parametrize("batch", [64, 192])
+def test_batch_all_triplets_equal_the_cube_of_all_triples(batch):
+    """Value and gradient against B^3 hinges, with codes among the outputs, so that many tie."""
+    source = torch.Generator().manual_seed(batch)
+    outputs = torch.rand(batch, 16, generator=source, dtype=torch.float64) * 2 - 1
+    outputs[::2] = outputs[::2].sign()
+    outputs.requires_grad_()
+    labels = torch.randint(0, 10, (batch,), generator=source)
+    for margin in (0.0, 4.0, 8.0, 100.0):
+        squared = outputs.square().sum(1)
+        d = squared[:, None] + squared[None, :] - 2 * outputs @ outputs.T
+        same = labels[:, None] == labels[None, :]
+        valid = (same & ~torch.eye(batch, dtype=torch.bool))[:, :, None] & ~same[:, None, :]
+        hinge = torch.relu(d.add(margin)[:, :, None] - d[:, None, :]) * valid
+        expected = hinge.sum() / (hinge > 0).sum().clamp_min(1)
+        got = losses.batch_all_triplet_loss(outputs, labels, margin)
+        torch.testing.assert_close(got, expected)
+        gradients = [torch.autograd.grad(loss, outputs)[0] for loss in (got, expected)]
+        torch.testing.assert_close(*gradients)
+
+
+def test_batch_all_triplets_pass_on_what_is_not_a_number():
+    outputs = torch.ones(6, 3)
+    outputs[2, 1] = torch.nan
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])
+    assert torch.isnan(losses.batch_all_triplet_loss(outputs, labels, 5.0))
+
+
 def test_batch_all_triplets_gradient():
     outputs = torch.rand(6, 3, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([0, 0, 1, 1, 2, 2])
