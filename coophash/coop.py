@@ -152,8 +152,10 @@ class CoopHash(ImageHasher):
             seed: of the draws.
 
         Raises:
-            ValueError: labels out of range, or shapes that do not fit.
+            ValueError: labels out of range, shapes that do not fit, or a model without a generator.
         """
+        if self.config.without == "generator":
+            raise ValueError("this model is without its generator: there is none to make pairs")
         labels = self._check_labels("labels", labels)
         source = random_source(labels.device, seed, 0)
         if negative_labels is None:

@@ -149,6 +149,11 @@ def test_training_stops_and_resumes_to_the_same_weights(without, tmp_path):
     assert torch.equal(loaded.encode(images[0]), model.encode(images[0]))
 
 
+def test_a_model_without_a_generator_makes_no_pairs():
+    with pytest.raises(ValueError, match="without its generator"):
+        tiny("generator").contrastive_pair(torch.tensor([0, 1]))
+
+
 def test_unknown_parts_are_named():
     with pytest.raises(ValueError, match="without must be one of"):
         tiny("hash")

