@@ -77,6 +77,7 @@ class NCEAverage(nn.Module):
 
     memory: Tensor
     params: Tensor
+    multinomial: _Uniform
 
     def __init__(
         self,

@@ -1,0 +1,210 @@
+"""Retrieval across modalities: one index for image and text codes, and its scores.
+
+    ids = 2 * pair + modality,  modality 0 for images and 1 for texts
+
+so both codes of every pair stand in one `HammingIndex`, an id says what was found, and pairs can be
+added later without renumbering. A search of one modality alone gives its ids as `allow`:
+
+    index = cross_modal_index(image_codes, text_codes, bits=64)
+    distances, ids = index.search(query_codes, 10, allow=modality_ids(len(image_codes), TEXT))
+    pairs, modalities = split_ids(ids)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from coophash.codes import check_codes
+from coophash.evaluation import RetrievalScores, evaluate_codes
+from coophash.metrics import PrecisionRecallCurve, precision_recall_curve
+from coophash.search import HammingIndex, hamming_distances
+
+IMAGE, TEXT = 0, 1
+MODALITIES = ("image", "text")
+_BLOCK = 1 << 22  # distances at a time
+
+
+def modality_ids(pairs: int | ArrayLike, modality: int) -> NDArray[np.int64]:
+    """Ids of the images or texts of pairs: of the numbers given, or of 0 to pairs - 1."""
+    if modality not in (IMAGE, TEXT):
+        raise ValueError(f"modality must be IMAGE (0) or TEXT (1), got {modality!r}")
+    numbers = np.arange(pairs) if isinstance(pairs, (int, np.integer)) else np.asarray(pairs)
+    return np.asarray(2 * numbers.astype(np.int64) + modality)
+
+
+def split_ids(ids: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(pair, modality) of ids; both -1 where a search found nothing (id -1)."""
+    values = np.asarray(ids, dtype=np.int64)
+    missing = values < 0
+    return np.where(missing, -1, values >> 1), np.where(missing, -1, values & 1)
+
+
+def cross_modal_index(
+    image_codes: Any, text_codes: Any, bits: int, pairs: ArrayLike | None = None, **options: Any
+) -> HammingIndex:
+    """An index of the codes of both modalities.
+
+    Args:
+        image_codes, text_codes: uint8 (N, ceil(bits / 8)), row i of both of pair i.
+        bits: bits per code.
+        pairs: the number of each pair, int64 (N,); 0 to N - 1 by default.
+        options: of `HammingIndex`.
+
+    Raises:
+        ValueError: not as many codes of one modality as of the other.
+    """
+    if len(image_codes) != len(text_codes):
+        raise ValueError(
+            f"image_codes and text_codes must be of the same pairs, got {len(image_codes)} and "
+            f"{len(text_codes)}"
+        )
+    numbers = np.arange(len(image_codes)) if pairs is None else np.asarray(pairs)
+    index = HammingIndex(bits=bits, **options)
+    index.add(image_codes, ids=modality_ids(numbers, IMAGE))
+    index.add(text_codes, ids=modality_ids(numbers, TEXT))
+    return index
+
+
+@dataclass(frozen=True)
+class CrossModalScores:
+    """Scores of both directions; `coophash.evaluation.RetrievalScores` says what each means."""
+
+    image_to_text: RetrievalScores
+    text_to_image: RetrievalScores
+
+    @property
+    def mean_average_precision(self) -> float:
+        """Mean of the two mAPs."""
+        both = self.image_to_text, self.text_to_image
+        return sum(one.mean_average_precision for one in both) / 2
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "image_to_text": self.image_to_text.as_dict(),
+            "text_to_image": self.text_to_image.as_dict(),
+        }
+
+
+def evaluate_cross_modal(
+    query_images: Any,
+    query_texts: Any,
+    database_images: Any,
+    database_texts: Any,
+    query_labels: Any,
+    database_labels: Any,
+    *,
+    bits: int,
+    radius: int = 2,
+    k: int | None = None,
+) -> CrossModalScores:
+    """mAP over all ranks and more: images search texts, texts search images.
+
+    Args:
+        query_images, query_texts: packed codes (Q, width) of the query pairs.
+        database_images, database_texts: packed codes (N, width) of the pairs searched; other pairs.
+        query_labels, database_labels: classes (Q,) and (N,), or multi-hot (Q, C) and (N, C); a
+            result is right if it shares a label with the query.
+        bits, radius, k: as for `coophash.evaluation.evaluate_codes`.
+    """
+    labels = (query_labels, database_labels)
+    options = {"bits": bits, "radius": radius, "k": k}
+    return CrossModalScores(
+        evaluate_codes(query_images, database_texts, *labels, **options),  # type: ignore[arg-type]
+        evaluate_codes(query_texts, database_images, *labels, **options),  # type: ignore[arg-type]
+    )
+
+
+def cross_modal_curves(
+    query_images: Any,
+    query_texts: Any,
+    database_images: Any,
+    database_texts: Any,
+    query_labels: Any,
+    database_labels: Any,
+    *,
+    bits: int,
+) -> dict[str, PrecisionRecallCurve]:
+    """Precision and recall at every Hamming radius, "image to text" and "text to image".
+
+    Arguments as for `evaluate_cross_modal`.
+    """
+    labels = (query_labels, database_labels)
+    return {
+        "image to text": precision_recall_curve(query_images, database_texts, *labels, bits=bits),
+        "text to image": precision_recall_curve(query_texts, database_images, *labels, bits=bits),
+    }
+
+
+def instance_recall(
+    query_codes: Any,
+    database_codes: Any,
+    query_instances: ArrayLike,
+    database_instances: ArrayLike,
+    ks: tuple[int, ...] = (1, 5, 10),
+) -> dict[int, float]:
+    """Recall@k of instance retrieval: the share of queries with a right item among the first k.
+
+    As Flickr30K is scored: an image and its five texts are one instance. Items at the same distance
+    are taken in the mean over their orders, exactly, so that no order of the database helps.
+
+    Args:
+        query_codes, database_codes: packed codes, uint8 (Q, width) and (N, width).
+        query_instances, database_instances: integers (Q,) and (N,): what each belongs to.
+        ks: the cut-offs, each at least 1.
+
+    Returns:
+        k -> recall, from 0 to 1.
+
+    Raises:
+        ValueError: shapes that do not fit, or a query whose instance is not in the database.
+
+    Example:
+        >>> codes = np.array([[0], [1], [7]], np.uint8)
+        >>> instance_recall(codes, codes, [0, 1, 2], [0, 1, 2], ks=(1,))
+        {1: 1.0}
+    """
+    queries = np.ascontiguousarray(check_codes(np.asarray(query_codes), "query_codes"))
+    database = np.ascontiguousarray(check_codes(np.asarray(database_codes), "database_codes"))
+    asked, there = np.asarray(query_instances), np.asarray(database_instances)
+    for name, array, codes in (
+        ("query_instances", asked, queries), ("database_instances", there, database)
+    ):  # fmt: skip
+        if array.shape != (len(codes),) or array.dtype.kind not in "iu":
+            raise ValueError(
+                f"{name} must be integers ({len(codes)},), got {array.dtype} {array.shape}"
+            )
+    if any(isinstance(k, bool) or int(k) != k or k < 1 for k in ks) or not ks:
+        raise ValueError(f"ks must be whole numbers of at least 1, got {ks}")
+    if not len(queries):
+        raise ValueError("query_codes must be at least one code, got none")
+    if not np.isin(asked, there).all():
+        lost = asked[~np.isin(asked, there)][0]
+        raise ValueError(f"instance {lost} of the queries is not in the database")
+    totals = dict.fromkeys(ks, 0.0)
+    step = max(1, _BLOCK // len(database))
+    for start in range(0, len(queries), step):
+        distances = hamming_distances(queries[start : start + step], database)
+        right = asked[start : start + step, None] == there
+        nearest = np.where(right, distances, np.iinfo(np.int32).max).min(axis=1)
+        before = (distances < nearest[:, None]).sum(axis=1)
+        level = distances == nearest[:, None]
+        tied, hits = level.sum(axis=1), (level & right).sum(axis=1)
+        for k in ks:
+            for b, n, r in zip(before.tolist(), tied.tolist(), hits.tolist(), strict=True):
+                totals[k] += _chance(k - b, n, r)
+    return {k: total / len(queries) for k, total in totals.items()}
+
+
+def _chance(places: int, items: int, right: int) -> float:
+    """Chance that one of `right` among `items` in random order stands on the first `places`."""
+    if places <= 0:
+        return 0.0
+    if places > items - right:
+        return 1.0
+    return 1.0 - math.comb(items - right, places) / math.comb(items, places)
