@@ -27,7 +27,7 @@ CHECKPOINT_FILE = "checkpoint.safetensors"
 _MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "CoopHash": ("coophash.coop", ("class_names",)),
     "SupervisedHash": ("coophash.supervised", ("class_names",)),
-    "UCCH": ("coophash.ucch", ("preset",)),
+    "UCCH": ("coophash.ucch", ("preset", "sources")),
 }
 
 

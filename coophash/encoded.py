@@ -2,7 +2,7 @@
 
 The file is an ordinary NumPy archive without pickled objects: `numpy.load(path)` reads it anywhere.
 Arrays: `codes` uint8 (N, ceil(bits / 8)), `bits`, `ids` int64 (N,), and where known `labels`
-int64 (N,), `class_names` (C,) and `paths` (N,), both text.
+int64 (N,) or bool (N, C), `class_names` (C,) and `paths` (N,), both text, `modalities` uint8 (N,).
 """
 
 from __future__ import annotations
@@ -31,9 +31,12 @@ class EncodedSet:
         codes: uint8, (N, ceil(bits / 8)), as `coophash.pack` makes them.
         bits: bits per code, 1 to 4096.
         ids: int64, (N,): the name of each item in an index; 0 to N - 1 by default.
-        labels: int64, (N,): classes, each from 0 to len(class_names) - 1; None when not known.
+        labels: int64, (N,): classes, each from 0 to len(class_names) - 1; or bool, (N, C), where
+            an item may have several; None when not known.
         class_names: in the order of the labels; None when not known.
-        paths: where each item came from; None when not known.
+        paths: where each item came from, or of a text the text; None when not known.
+        modalities: uint8, (N,): 0 for an image, 1 for a text, of image-text pairs; then an id is
+            2 * pair + modality, see `coophash.cross_modal`. None for images alone.
 
     Raises:
         TypeError, ValueError: a field has the wrong type, shape or range.
@@ -42,9 +45,10 @@ class EncodedSet:
     codes: NDArray[np.uint8]
     bits: int
     ids: NDArray[np.int64] = None  # type: ignore[assignment]  # counted by __post_init__
-    labels: NDArray[np.int64] | None = None
+    labels: NDArray[Any] | None = None
     class_names: tuple[str, ...] | None = None
     paths: tuple[str, ...] | None = None
+    modalities: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
         codes = np.asarray(self.codes)
@@ -65,25 +69,37 @@ class EncodedSet:
         count = len(codes)
         ids = np.arange(count) if self.ids is None else np.asarray(self.ids)
         labels = None if self.labels is None else np.asarray(self.labels)
-        for name, array in (("ids", ids), ("labels", labels)):
+        several = labels is not None and labels.ndim == 2 and labels.dtype == np.bool_
+        if several and len(labels) != count:  # type: ignore[arg-type]
+            raise ValueError(f"labels must be ({count}, C), got {labels.shape}")  # type: ignore[union-attr]
+        for name, array in (("ids", ids), ("labels", None if several else labels)):
             if array is not None and (array.shape != (count,) or array.dtype.kind not in "iu"):
                 raise ValueError(
                     f"{name} must be integers ({count},), got {array.dtype} {array.shape}"
                 )
         names = None if self.class_names is None else tuple(str(n) for n in self.class_names)
         if labels is not None and count:
-            low, high = int(labels.min()), int(labels.max())
+            low, high = (0, labels.shape[1] - 1) if several else (labels.min(), labels.max())
             if low < 0 or (names is not None and high >= len(names)):
                 last = "" if names is None else f" to {len(names) - 1}"
                 raise ValueError(f"labels must be from 0{last}, got {low} to {high}")
         paths = None if self.paths is None else tuple(str(p) for p in self.paths)
         if paths is not None and len(paths) != count:
             raise ValueError(f"paths must be one per code: {count}, got {len(paths)}")
+        modalities = None if self.modalities is None else np.asarray(self.modalities)
+        if modalities is not None:
+            if modalities.shape != (count,) or not np.isin(modalities, (0, 1)).all():
+                raise ValueError(
+                    f"modalities must be 0 or 1, one for each code ({count},), got "
+                    f"{modalities.dtype} {modalities.shape}"
+                )
+            object.__setattr__(self, "modalities", modalities.astype(np.uint8))
         object.__setattr__(self, "codes", np.ascontiguousarray(codes))
         object.__setattr__(self, "bits", bits)
         object.__setattr__(self, "ids", np.ascontiguousarray(ids, dtype=np.int64))
         if labels is not None:
-            object.__setattr__(self, "labels", np.ascontiguousarray(labels, dtype=np.int64))
+            kind = np.bool_ if several else np.int64
+            object.__setattr__(self, "labels", np.ascontiguousarray(labels, dtype=kind))
         object.__setattr__(self, "class_names", names)
         object.__setattr__(self, "paths", paths)
 
@@ -99,14 +115,22 @@ class EncodedSet:
             self.codes[rows], self.bits, self.ids[rows],
             None if self.labels is None else self.labels[rows], self.class_names,
             None if self.paths is None else tuple(self.paths[int(row)] for row in rows),
+            None if self.modalities is None else self.modalities[rows],
         )  # fmt: skip
 
     def describe(self, row: int) -> str:
         """Class and path of one item, as far as they are known, for people to read."""
         parts = []
+        if self.modalities is not None:
+            parts.append(("image", "text")[self.modalities[row]])
         if self.labels is not None:
-            label = int(self.labels[row])
-            parts.append(str(label) if self.class_names is None else self.class_names[label])
+            chosen = (
+                np.flatnonzero(self.labels[row])
+                if self.labels.ndim == 2
+                else [int(self.labels[row])]
+            )
+            names = self.class_names
+            parts.append(", ".join(str(c) if names is None else names[c] for c in chosen))
         if self.paths is not None:
             parts.append(self.paths[row])
         return "  ".join(parts)
@@ -120,6 +144,8 @@ class EncodedSet:
         arrays: dict[str, Any] = {"codes": self.codes, "bits": np.int64(self.bits), "ids": self.ids}
         if self.labels is not None:
             arrays["labels"] = self.labels
+        if self.modalities is not None:
+            arrays["modalities"] = self.modalities
         for name, texts in (("class_names", self.class_names), ("paths", self.paths)):
             if texts is not None:
                 arrays[name] = np.array(texts, dtype=np.str_)
@@ -160,6 +186,7 @@ class EncodedSet:
             return cls(
                 arrays["codes"], int(arrays["bits"]), cast(Any, arrays.get("ids")),
                 arrays.get("labels"), _texts(arrays, "class_names"), _texts(arrays, "paths"),
+                arrays.get("modalities"),
             )  # fmt: skip
         except (TypeError, ValueError) as error:
             raise ValueError(f"codes file {str(path)!r}: {error}") from None

@@ -16,10 +16,13 @@ gradients, a normalised bank), `UCCHConfig` has an option; presets say which goe
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,6 +30,7 @@ from torch.nn import functional as F
 from coophash.codes import pack, unpack
 from coophash.coop import random_source
 from coophash.data.pairs import PairSet, feature_matrix
+from coophash.features import Source, describe_source, make_source
 from coophash.ucch_config import PRESETS, UCCHConfig
 
 __all__ = ["UCCH", "MemoryBank", "PairEncoder", "UCCHConfig", "ucch_step"]
@@ -112,11 +116,15 @@ class UCCH(nn.Module):
         bits, image_dim, text_dim: see `UCCHConfig`.
         preset: "paper", "mirflickr", "nuswide" or "mscoco", see `coophash.ucch_config`.
         seed: of the initial weights.
+        sources: what makes features of raw images and texts, {"image": ..., "text": ...} as
+            `coophash.features.describe_source` gives them; None for features alone.
         options: of `UCCHConfig`; they win over the preset.
 
     Attributes:
         config: the settings.
         image_encoder, text_encoder: f^x and f^y, with the statistics that standardise features.
+        image_source, text_source: callables that make features of image files and of texts, see
+            `coophash.features`; None without. May be set to any callable, which is not saved.
 
     Raises:
         TypeError, ValueError: an unknown preset or option, or one of the wrong type or range.
@@ -129,6 +137,7 @@ class UCCH(nn.Module):
         text_dim: int,
         preset: str = "mirflickr",
         seed: int = 0,
+        sources: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
         if preset not in PRESETS:
@@ -139,16 +148,32 @@ class UCCH(nn.Module):
         super().__init__()
         c = UCCHConfig(bits, image_dim, text_dim, **{**PRESETS[preset], **options})
         self.config, self.preset = c, preset
+        given = sources or {}
+        self.image_source = make_source(given.get("image"))
+        self.text_source = make_source(given.get("text"))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.image_encoder = PairEncoder(c.image_dim, c.image_hidden, c.bits, c.dropout)
             self.text_encoder = PairEncoder(c.text_dim, c.text_hidden, c.bits, c.dropout)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.image_encoder.mean.device
+
+    @property
+    def sources(self) -> dict[str, Any]:
+        """What is saved of the sources."""
+        return {
+            "image": describe_source(self.image_source), "text": describe_source(self.text_source)
+        }  # fmt: skip
+
     def encode_image(self, images: Any, batch_size: int = 1024) -> Any:
         """Packed codes of images.
 
         Args:
-            images: a `PairSet`, or features (N, image_dim), NumPy or torch.
+            images: a `PairSet`; features (N, image_dim), NumPy or torch; or, with an
+                `image_source`, a list of image files.
             batch_size: rows at a time.
 
         Returns:
@@ -160,12 +185,16 @@ class UCCH(nn.Module):
         return _packed(images, self.image_outputs(images, batch_size))
 
     def encode_text(self, texts: Any, batch_size: int = 1024) -> Any:
-        """Packed codes of texts: a `PairSet`, or features (N, text_dim). As `encode_image`."""
+        """Packed codes of texts: a `PairSet`, features (N, text_dim) or a list of texts.
+
+        As `encode_image`; a list of texts needs a `text_source`.
+        """
         return _packed(texts, self.text_outputs(texts, batch_size))
 
     def image_outputs(self, images: Any, batch_size: int = 1024) -> Tensor:
         """h^x before the sign: (N, bits) float32, of length 1. Arguments as `encode_image`."""
         values = images.images if isinstance(images, PairSet) else images
+        values = _raw(values, self.image_source, "image")
         return self._outputs(
             self.image_encoder, values, self.config.image_dim, "images", batch_size
         )
@@ -173,6 +202,7 @@ class UCCH(nn.Module):
     def text_outputs(self, texts: Any, batch_size: int = 1024) -> Tensor:
         """h^y before the sign: (N, bits) float32, of length 1. Arguments as `encode_text`."""
         values = texts.texts if isinstance(texts, PairSet) else texts
+        values = _raw(values, self.text_source, "text")
         width = self.config.text_dim
         return self._outputs(self.text_encoder, values, width, "texts", batch_size)
 
@@ -250,6 +280,22 @@ def check_features(values: Any, width: int, name: str) -> Any:
     return values
 
 
+def _raw(values: Any, source: Source | None, kind: str) -> Any:
+    """Features of a list of files or texts; anything else as it is."""
+    if isinstance(values, (str, bytes, os.PathLike)):
+        raise TypeError(f"{kind}s must be a list of them, got one: give [{kind}]")
+    if not isinstance(values, (list, tuple)) or not all(
+        isinstance(value, (str, os.PathLike)) for value in values
+    ):
+        return values
+    if source is None:
+        raise ValueError(
+            f"the model takes features of {kind}s: set model.{kind}_source to what makes them, or "
+            "give the features"
+        )
+    return np.asarray(source(values))
+
+
 def _packed(given: Any, outputs: Tensor) -> Any:
     return pack(outputs if isinstance(given, Tensor) else outputs.cpu().numpy())
 
@@ -321,7 +367,8 @@ def _disturbed(features: Tensor, noise: float, dropout: float, source: torch.Gen
     """Features with the noise and the holes that the options ask for."""
     if noise:
         drawn = torch.randn(features.shape, generator=source, device=features.device)
-        features = features + noise * drawn
+        level = torch.rand(len(features), 1, generator=source, device=features.device)
+        features = features + noise * level * drawn
     if dropout:
         drawn = torch.rand(features.shape, generator=source, device=features.device)
         features = features * (drawn >= dropout)

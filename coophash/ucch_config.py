@@ -45,8 +45,9 @@ class UCCHConfig:
             training pairs, which are kept with the model.
         clip_features: standardised features are cut at this many deviations; None does not.
         dropout: share of hidden units dropped in training. Ours.
-        image_noise, text_noise: deviation of the Gaussian noise added to the (standardised)
-            features in training. Ours.
+        image_noise, text_noise: largest deviation of the Gaussian noise added to the (standardised)
+            features in training; each pair's own is uniform from 0 to it, so that some are seen
+            nearly clean. Ours.
         image_dropout, text_dropout: share of the features set to 0 in training. Ours.
         learning_rate, weight_decay: of Adam, for both networks.
         gradient_clip: largest norm of the gradient of both networks together; None does not clip.

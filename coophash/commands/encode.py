@@ -26,12 +26,18 @@ def encode(
     device: DeviceOption = "auto",
     skip_damaged: SkipOption = False,
 ) -> None:
-    """Encode images: packed codes with their labels, ids and paths, in one .npz file."""
+    """Encode images, or image-text pairs: packed codes, labels, ids and paths in one .npz file."""
     from coophash.checkpoints import load
     from coophash.commands.common import encode_images, model_data, place
+    from coophash.commands.pairs import encode_pairs, is_pair_model
     from coophash.encoded import EncodedSet, check_writable
 
     check_writable(out)
+    if is_pair_model(model):
+        if fit or skip_damaged:
+            raise ValueError("--fit and --skip-damaged are for images, not for pairs")
+        encode_pairs(model, data, out, split, device)
+        return
     hasher = place(load(model), device)
     images = model_data(hasher, data, split, fit, skip_damaged)
     codes = encode_images(hasher, images)

@@ -49,6 +49,15 @@ def evaluate(
 
     if json_ is not None:
         check_writable(json_)
+    if queries is not None and database is not None and protocol is None:
+        pair = EncodedSet.load(queries), EncodedSet.load(database)
+        if all(part.modalities is not None for part in pair):
+            from coophash.commands.pairs import evaluate_encoded
+
+            both = evaluate_encoded(*pair, radius, k)
+            if json_ is not None:
+                json_.write_text(json.dumps(both, indent=1) + "\n", encoding="utf-8")
+            return
     if protocol is not None:
         if query_count is not None or k is not None:
             raise ValueError("--protocol fixes the queries and k: leave --query-count and -k out")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from numpy.typing import NDArray
@@ -34,7 +34,8 @@ def search(
     queries: Annotated[
         Path,
         typer.Argument(
-            metavar="QUERIES", help="Codes (.npz); with --model also an image file or data set."
+            metavar="QUERIES",
+            help="Codes (.npz); with --model also an image file, a data set or, for pairs, words.",
         ),
     ],
     model: Annotated[
@@ -44,6 +45,10 @@ def search(
     split: SplitOption = "all",
     fit: FitOption = False,
     device: DeviceOption = "auto",
+    find: Annotated[
+        Literal["image", "text"] | None,
+        typer.Option(help="Of image-text pairs, find these alone; by default both."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write all results here, as .npz or .csv."),
@@ -66,8 +71,9 @@ def search(
             f"the queries have {encoded.bits} bits, the index {opened.bits}: encode the queries "
             "with the model that the index was made with"
         )
+    allowed = None if find is None else _of_modality(items, find)
     began = time.perf_counter()
-    distances, ids = opened.search(encoded.codes, k)
+    distances, ids = opened.search(encoded.codes, k, allow=allowed)
     seconds = time.perf_counter() - began
     _print(encoded, items, distances, ids)
     say(
@@ -79,6 +85,14 @@ def search(
         say(f"all results in {out}")
     elif len(encoded) > _SHOWN:
         say(f"the first {_SHOWN} queries are shown; --out FILE writes all")
+
+
+def _of_modality(items: EncodedSet | None, find: str) -> NDArray[Any]:
+    """Ids of the images, or of the texts, of an index."""
+    if items is None or items.modalities is None:
+        raise ValueError("--find is for an index of image-text pairs")
+    chosen: NDArray[Any] = items.ids[items.modalities == ("image", "text").index(find)]
+    return chosen
 
 
 def _read_queries(
@@ -95,7 +109,10 @@ def _read_queries(
         return EncodedSet.load(path)
     from coophash.checkpoints import load
     from coophash.commands.common import encode_images, model_data, place, read_image
+    from coophash.commands.pairs import is_pair_model, query_codes
 
+    if is_pair_model(model):
+        return query_codes(model, path, split, device)
     if path.suffix.lower() == ".npz":
         raise ValueError(f"{str(path)!r} holds codes already: leave --model out")
     hasher = place(load(model), device)

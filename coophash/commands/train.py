@@ -21,6 +21,7 @@ from coophash.commands.common import (
 
 if TYPE_CHECKING:
     from coophash.data import ImageSet
+    from coophash.history import History
 
 # Settings of the model that have an option of their own or follow from the data.
 _ELSEWHERE = {
@@ -34,6 +35,7 @@ _ELSEWHERE = {
 
 
 def train(
+    ctx: typer.Context,
     data: DataArgument,
     model: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the model is kept.")],
     bits: Annotated[int, typer.Option(min=1, max=4096, help="Length of the codes.")] = 48,
@@ -58,7 +60,7 @@ def train(
         typer.Option(
             metavar="NAME",
             help="coophash, coophash-without-PART, plain, dpsh, dtsh, hashnet, greedyhash, csq or "
-            "orthohash.",
+            "orthohash; ucch for image-text pairs, DATA a feature file or a table.",
         ),
     ] = "coophash",
     learning_rate: Annotated[float, typer.Option(help="Of Adam, for the network.")] = 1e-3,
@@ -84,6 +86,18 @@ def train(
         raise ValueError(f"--learning-rate must be above 0, got {learning_rate}")
     options = read_options(config, set_ or [], method)
     checkpoint = _check_folder(model, resume)
+    if method == "ucch":
+        _refuse_image_options(ctx)
+        from coophash.commands.pairs import train_pairs
+
+        try:
+            history, epochs = train_pairs(
+                data, model, bits, seed, validation_fraction, options, device, resume
+            )
+        except KeyboardInterrupt:
+            _report_interrupt(checkpoint, model)
+        _report(history, model, f"{epochs:,} epochs")
+        return
 
     from coophash.commands.common import place, read_images
     from coophash.methods import make_model
@@ -108,12 +122,33 @@ def train(
         )  # fmt: skip
     except KeyboardInterrupt:
         _report_interrupt(checkpoint, model)
+    _report(history, model, f"{updates:,} updates")
+
+
+def _report(history: History, model: Path, length: str) -> None:
+    """Keep the history beside the model, and say what came out."""
     history.save(model / "history.json")
     score = dict(history.validation).get(history.kept_update or -1)
     kept = (
         "" if score is None else f", validation mAP {score:.4f} at update {history.kept_update:,}"
     )
-    say(f"model in {model}: {updates:,} updates in {history.seconds:.0f} s{kept}")
+    say(f"model in {model}: {length} in {history.seconds:.0f} s{kept}")
+
+
+def _refuse_image_options(ctx: typer.Context) -> None:
+    """Options of the command that mean nothing for pairs must not be taken in silence."""
+    mends = {
+        "updates": "--set epochs=N", "batch_size": "--set batch_size=N",
+        "learning_rate": "--set learning_rate=RATE", "image_size": "--set size=N",
+        "channels": None, "labels_per_class": None, "split": None, "skip_damaged": None,
+    }  # fmt: skip
+    for name, mend in mends.items():
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(
+                f"{flag} is not for --method ucch: {f'give {mend}' if mend else 'leave it out'}"
+            )
 
 
 def read_options(
@@ -125,7 +160,14 @@ def read_options(
         FileNotFoundError: there is no such file.
         ValueError: no valid TOML, an unknown name, or a name that is set elsewhere.
     """
-    from coophash.methods import option_names
+    if method == "ucch":
+        from coophash.commands.pairs import option_names as names_of_pairs
+
+        known = names_of_pairs()
+    else:
+        from coophash.methods import option_names
+
+        known = list(option_names(method))
     from coophash.recipe import parse_toml
 
     options: dict[str, Any] = {}
@@ -144,7 +186,6 @@ def read_options(
             options[name.strip()] = parse_toml(f"value = {value}")["value"]
         except ValueError:
             options[name.strip()] = value.strip()  # a bare word is a text
-    known = option_names(method)
     for name in options:
         if name in _ELSEWHERE:
             raise ValueError(f"option {name!r} is set by {_ELSEWHERE[name]}, not here")

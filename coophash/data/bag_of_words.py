@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,10 @@ class BagOfWords:
 
     def __repr__(self) -> str:
         return f"BagOfWords({len(self):,} words)"
+
+    def describe(self) -> dict[str, Any]:
+        """What `coophash.features.make_source` makes it from, for JSON."""
+        return {"kind": "words", "vocabulary": list(self.vocabulary), "counts": self.counts}
 
     @classmethod
     def fit(

@@ -1,0 +1,219 @@
+"""What `train`, `encode`, `search` and `evaluate` do with image-text pairs (method ucch)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from coophash.commands.common import Device, Split, console, new_table, say, torch_device
+
+if TYPE_CHECKING:
+    from coophash.data import PairSet
+    from coophash.encoded import EncodedSet
+    from coophash.ucch import UCCH
+
+# Options of the command that are settings of the model here.
+_ELSEWHERE = {"bits": "--bits", "image_dim": "the data", "text_dim": "the data"}
+# Settings that are not the model's but those of what makes its features.
+SOURCES = ("queries", "backbone", "weights", "size", "words")
+
+
+def is_pair_model(folder: Path) -> bool:
+    """Whether a model folder holds a UCCH."""
+    from coophash.checkpoints import CONFIG_FILE
+
+    try:
+        description = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # `load` says what is wrong
+    return isinstance(description, dict) and description.get("model") == "UCCH"
+
+
+def train_pairs(
+    data: Path,
+    model: Path,
+    bits: int,
+    seed: int,
+    validation_fraction: float,
+    options: dict[str, Any],
+    device: Device,
+    resume: bool,
+) -> tuple[Any, int]:
+    """Train on a feature file or a table; returns the history and the epochs done."""
+    from coophash.ucch import UCCH
+    from coophash.ucch_training import fit_pairs
+
+    options = dict(options)
+    given = {name: options.pop(name) for name in SOURCES if name in options}
+    pairs, sources = _training_pairs(data, given)
+    hasher = UCCH(bits, pairs.image_dim, pairs.text_dim, seed=seed, sources=sources, **options)
+    hasher.to(torch_device(device))
+    say(f"{pairs!r}; preset {hasher.preset}, seed {seed}, on {hasher.device.type}")
+    history = fit_pairs(
+        hasher, pairs, validation_fraction or None, seed=seed, folder=model, resume=resume,
+        checkpoint_every=1,
+    )  # fmt: skip
+    return history, hasher.config.epochs
+
+
+def option_names() -> list[str]:
+    """Options that `--set` and `--config` take for UCCH."""
+    from coophash.ucch_config import UCCHConfig
+
+    names = [field.name for field in dataclasses.fields(UCCHConfig)]
+    return ["preset", *[name for name in names if name not in _ELSEWHERE], *SOURCES]
+
+
+def _training_pairs(data: Path, given: dict[str, Any]) -> tuple[PairSet, dict[str, Any]]:
+    """Training pairs, and what made their features."""
+    from coophash.data import BagOfWords, read_pair_table, read_pairs
+    from coophash.data.pair_table import TABLES
+    from coophash.features import Pixels, TimmFeatures, describe_source
+
+    if data.suffix.lower() not in TABLES:
+        unused = [name for name in given if name != "queries"]
+        if unused:
+            raise ValueError(f"option {unused[0]!r} is for tables of images and texts alone")
+        return read_pairs(data, "train", given.get("queries")), {}
+    if "queries" in given:
+        raise ValueError("option 'queries' is for pooled feature files, not tables")
+    table = read_pair_table(data)
+    image: Any
+    if "backbone" in given:
+        weights = given.get("weights")
+        image = TimmFeatures(
+            str(given["backbone"]), weights, pretrained=weights is None, size=given.get("size")
+        )
+    else:
+        image = Pixels(given.get("size", 16))
+    text = BagOfWords.fit(table.captions, words=given.get("words", 1000))
+    sources = {"image": describe_source(image), "text": describe_source(text)}
+    return table.features(image, text), sources
+
+
+def read_for(hasher: UCCH, data: Path, split: Split, queries: int | None = None) -> PairSet:
+    """Pairs of a feature file or a table, as the model takes them."""
+    from coophash.data import read_pair_table, read_pairs
+    from coophash.data.pair_table import TABLES
+
+    if data.suffix.lower() in TABLES:
+        if hasher.image_source is None or hasher.text_source is None:
+            raise ValueError(
+                f"the model takes features, and {data} is a table of images and texts: give a "
+                "feature file"
+            )
+        return read_pair_table(data).features(hasher.image_source, hasher.text_source)
+    return read_pairs(data, split, queries)
+
+
+def encode_pairs(model: Path, data: Path, out: Path, split: Split, device: Device) -> None:
+    """Codes of both modalities in one file."""
+    hasher = load_ucch(model, device)
+    written = encoded_pairs(hasher, read_for(hasher, data, split)).save(out)
+    from coophash.encoded import EncodedSet
+
+    count = len(EncodedSet.load(written))
+    say(f"{written}: {count:,} codes of {hasher.config.bits} bits, half of images, half of texts")
+
+
+def load_ucch(folder: Path, device: Device) -> UCCH:
+    """The UCCH of a folder, on the device."""
+    from coophash.checkpoints import load
+
+    model: UCCH = load(folder)
+    return model.to(torch_device(device))
+
+
+def encoded_pairs(hasher: UCCH, pairs: PairSet) -> EncodedSet:
+    """Codes of images, then of texts, with the ids of `coophash.cross_modal`."""
+    from coophash.cross_modal import IMAGE, TEXT, modality_ids
+    from coophash.encoded import EncodedSet
+
+    count = len(pairs)
+    paths = None
+    if pairs.paths is not None or pairs.captions is not None:
+        blank = ("",) * count
+        paths = (*(pairs.paths or blank), *(pairs.captions or blank))
+    return EncodedSet(
+        np.concatenate([hasher.encode_image(pairs), hasher.encode_text(pairs)]),
+        hasher.config.bits,
+        np.concatenate([modality_ids(pairs.ids, IMAGE), modality_ids(pairs.ids, TEXT)]),
+        None if pairs.labels is None else np.concatenate([pairs.labels, pairs.labels]),
+        pairs.class_names,
+        paths,
+        np.repeat(np.array([IMAGE, TEXT], np.uint8), count),
+    )
+
+
+def query_codes(model: Path, queries: str | Path, split: Split, device: Device) -> EncodedSet:
+    """Codes of a feature file, a table, an image file, or of the words that were given."""
+    from coophash.cross_modal import IMAGE, TEXT
+    from coophash.data.pair_files import SUFFIXES
+    from coophash.data.pair_table import TABLES
+    from coophash.encoded import EncodedSet
+
+    hasher, path = load_ucch(model, device), Path(queries)
+    if path.exists() and (path.is_dir() or path.suffix.lower() in (*SUFFIXES, *TABLES)):
+        return encoded_pairs(hasher, read_for(hasher, path, split))
+    if path.is_file():
+        codes, modality = hasher.encode_image([path]), IMAGE
+    elif hasher.text_source is not None:
+        codes, modality = hasher.encode_text([str(queries)]), TEXT
+    else:
+        raise FileNotFoundError(
+            f"no queries at {str(queries)!r} (the model has no words of its own, so it is no text)"
+        )
+    return EncodedSet(
+        codes, hasher.config.bits, paths=(str(queries),), modalities=np.array([modality], np.uint8)
+    )
+
+
+def evaluate_encoded(
+    queries: EncodedSet, database: EncodedSet, radius: int, k: int | None
+) -> dict[str, Any]:
+    """Scores of both directions, shown as a table and returned for JSON."""
+    from coophash.cross_modal import IMAGE, TEXT, evaluate_cross_modal
+    from coophash.evaluation import check_comparable
+
+    check_comparable(queries, database)
+    parts: dict[str, list[EncodedSet]] = {}
+    for name, encoded in (("queries", queries), ("database", database)):
+        assert encoded.modalities is not None
+        parts[name] = [
+            encoded.subset(np.flatnonzero(encoded.modalities == modality))
+            for modality in (IMAGE, TEXT)
+        ]
+        images, texts = parts[name]
+        if not np.array_equal(images.ids + 1, texts.ids):
+            raise ValueError(
+                f"the {name} must be pairs, an image and a text each, in one order: encode them "
+                "with `coophash encode`"
+            )
+    asked, there = parts["queries"], parts["database"]
+    if np.isin(asked[0].ids, there[0].ids).any():
+        say("note: some queries have the id of a pair in the database; are they the same pairs?")
+    scores = evaluate_cross_modal(
+        asked[0].codes, asked[1].codes, there[0].codes, there[1].codes, asked[0].labels,
+        there[0].labels, bits=queries.bits, radius=radius, k=k,
+    )  # fmt: skip
+    table = new_table(
+        "score", "image to text", "text to image",
+        title=f"{len(asked[0]):,} query pairs, {len(there[0]):,} pairs, {queries.bits} bits",
+    )  # fmt: skip
+    both = scores.image_to_text, scores.text_to_image
+
+    def row(name: str, *cells: str) -> None:
+        table.add_row(name, *cells)
+
+    row("mAP, mean over the orders of ties", *(f"{s.mean_average_precision:.4f}" for s in both))
+    row("mAP, worst and best order", *(f"{s.map_worst:.4f} to {s.map_best:.4f}" for s in both))
+    row(f"precision within radius {radius}", *(f"{s.precision_at_radius:.4f}" for s in both))
+    if k is not None:
+        row(f"mAP@{k}", *(f"{s.map_at_k:.4f}" for s in both))
+        row(f"precision@{k}", *(f"{s.precision_at_k:.4f}" for s in both))
+    console.print(table)
+    return scores.as_dict()

@@ -1,0 +1,164 @@
+"""Features of raw images and texts: what stands between a photo or a sentence and `UCCH`.
+
+A source is any callable from a list of image files, or of texts, to (N, D) numbers: a sentence
+encoder fits as it is. Those that can be described in JSON are saved with the model:
+
+    Pixels          small pictures, with nothing but Pillow
+    TimmFeatures    any backbone of timm, frozen, as the paper's VGG-19 is
+    BagOfWords      of `coophash.data`
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coophash.data.bag_of_words import BagOfWords
+from coophash.data.resize import to_array
+from coophash.errors import require
+
+Source = Callable[[Sequence[Any]], Any]
+File = str | os.PathLike[str]
+
+
+class Pixels:
+    """Images as their own pixels, scaled down: (N, channels * size * size) float32 in [-1, 1].
+
+    Args:
+        size: pixels a side; the middle of an image is cut out.
+        channels: 1 (grey) or 3 (RGB).
+    """
+
+    def __init__(self, size: int = 16, channels: int = 3) -> None:
+        if size < 1 or channels not in (1, 3):
+            raise ValueError(f"size must be at least 1 and channels 1 or 3, got {size}, {channels}")
+        self.size, self.channels = int(size), int(channels)
+
+    def __call__(self, files: Sequence[File]) -> NDArray[np.float32]:
+        shape = (self.size, self.size)
+        pixels = [read_pixels(Path(file), shape, self.channels) for file in files]
+        stacked = np.array(pixels, np.float32).reshape(len(pixels), -1)
+        return np.asarray(stacked / np.float32(127.5) - 1, np.float32)
+
+    def describe(self) -> dict[str, Any]:
+        """What `make_source` makes it from."""
+        return {"kind": "pixels", "size": self.size, "channels": self.channels}
+
+
+class TimmFeatures:
+    """Images through a backbone of timm without its classifier, in evaluation mode, not trained.
+
+    Args:
+        name: of the model, as timm knows it, e.g. "vgg19" or "resnet50".
+        weights: a `.safetensors` or `.pth` file of its state dict; None takes `pretrained`.
+        pretrained: let timm fetch its published weights where it keeps them. False with no
+            `weights` leaves random weights, which is refused.
+        size: pixels a side; None takes what the model was trained with.
+        batch_size: images at a time.
+        device: of torch.
+
+    Raises:
+        ImportError: timm is not installed.
+        ValueError: no weights were named.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        weights: File | None = None,
+        pretrained: bool = False,
+        size: int | None = None,
+        batch_size: int = 64,
+        device: str = "cpu",
+    ) -> None:
+        if weights is None and not pretrained:
+            raise ValueError(
+                f"{name} needs weights: give a file as weights, or pretrained=True, which lets "
+                "timm fetch them"
+            )
+        if weights is not None and not Path(weights).is_file():
+            raise FileNotFoundError(f"no weights at {str(weights)!r}")
+        timm = require("timm", "timm", "a backbone")
+        self.name, self.pretrained, self.batch_size, self.device = (
+            name, pretrained, batch_size, device,
+        )  # fmt: skip
+        self.weights = None if weights is None else str(weights)
+        options = {} if weights is None else {"checkpoint_path": str(weights)}
+        self.model = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+        self.model.eval().to(device)
+        settings = timm.data.resolve_model_data_config(self.model)
+        channels, height, _ = settings["input_size"]
+        self.size, self.channels = size or int(height), int(channels)
+        as_column = (channels, 1, 1)
+        self._mean = np.array(settings["mean"], np.float32).reshape(as_column)
+        self._deviation = np.array(settings["std"], np.float32).reshape(as_column)
+
+    def __call__(self, files: Sequence[File]) -> NDArray[np.float32]:
+        import torch
+
+        shape, parts = (self.size, self.size), []
+        for start in range(0, len(files), self.batch_size):
+            pixels = [
+                read_pixels(Path(file), shape, self.channels)
+                for file in files[start : start + self.batch_size]
+            ]
+            batch = (np.array(pixels, np.float32) / 255 - self._mean) / self._deviation
+            with torch.no_grad():
+                found = self.model(torch.from_numpy(batch).to(self.device))
+            parts.append(found.float().cpu().numpy())
+        if not parts:
+            return np.empty((0, int(self.model.num_features)), np.float32)
+        return np.concatenate(parts)
+
+    def describe(self) -> dict[str, Any]:
+        """What `make_source` makes it from; the weights stay where they are."""
+        return {
+            "kind": "timm", "name": self.name, "weights": self.weights,
+            "pretrained": self.pretrained, "size": self.size,
+        }  # fmt: skip
+
+
+_KINDS: dict[str, Callable[..., Source]] = {
+    "pixels": Pixels, "timm": TimmFeatures, "words": BagOfWords
+}  # fmt: skip
+
+
+def make_source(description: Mapping[str, Any] | None) -> Source | None:
+    """The source that `describe` stands for; None for None.
+
+    Raises:
+        ValueError: it is no such description.
+    """
+    if description is None:
+        return None
+    if not isinstance(description, Mapping) or description.get("kind") not in _KINDS:
+        raise ValueError(f"a source must be of a kind in {sorted(_KINDS)}, got {description!r}")
+    options = {name: value for name, value in description.items() if name != "kind"}
+    return _KINDS[description["kind"]](**options)
+
+
+def describe_source(source: Source | None) -> dict[str, Any] | None:
+    """What is saved of a source: None for a callable that cannot be described."""
+    describe = getattr(source, "describe", None)
+    return None if describe is None else dict(describe())
+
+
+def read_pixels(path: Path, size: tuple[int, int], channels: int) -> NDArray[np.uint8]:
+    """One image file as (channels, H, W) uint8.
+
+    Raises:
+        ValueError: it cannot be read as an image.
+    """
+    pillow = require("PIL.Image", "train", "reading images")
+    try:
+        with pillow.open(path) as image:
+            return to_array(image, size, channels)
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise anything
+        raise ValueError(f"cannot read {str(path)!r} as an image: {error}") from None
