@@ -23,6 +23,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch.nn import functional as F  # noqa: E402
+
 import coophash as ch  # noqa: E402
 from coophash import coop  # noqa: E402
 from coophash.kernels._backend import triton_missing  # noqa: E402
@@ -35,16 +37,19 @@ GPU_SIZES = [(batch, 3, side) for side in (32, 64) for batch in (64, 256, 1024)]
 
 
 class Energy(torch.nn.Module):
-    """The descriptor's energy, scaled; on a GPU with the gradient and update that it offers."""
+    """A descriptor's energy in plain PyTorch: what the peers differentiate."""
 
     def __init__(self, descriptor):
         super().__init__()
         self.descriptor = descriptor
-        with torch.no_grad():
-            descriptor.energy_head.weight.mul_(SCALE)
 
     def forward(self, x, labels):
-        return self.descriptor.energy(self.descriptor.base(x), labels)
+        base = self.descriptor.base
+        for layer in base.convolutions:
+            z = F.conv2d(x, layer.weight, layer.bias, layer.stride, layer.padding)
+            x = F.leaky_relu(z, base.slope)
+        features = F.leaky_relu(base.dense(x.flatten(1)), base.slope)
+        return self.descriptor.energy_head(features).gather(1, labels[:, None])[:, 0]
 
 
 def coophash(energy, x, labels, steps, b, graph=True):
@@ -167,6 +172,8 @@ def gate(run, energy, x, labels, steps):
 
 def setting(batch, channels, side, device):
     model = ch.CoopHash(bits=48, classes=10, image_shape=(channels, side, side)).to(device)
+    with torch.no_grad():
+        model.descriptor.energy_head.weight.mul_(SCALE)
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(batch, channels, side, side, generator=generator).mul_(1.6).sub_(0.8)
     labels = torch.randint(0, 10, (batch,), generator=generator)
@@ -225,8 +232,10 @@ class Update:
         if chain is eager:
             config = self.model.config
 
+            energy = Energy(self.model.descriptor)
+
             def revise(images, labels, *_, **__):
-                return plain(config, self.model.energy, images, labels)
+                return plain(config, energy, images, labels)
 
             self.model.revise = revise
 

@@ -42,7 +42,8 @@ class CudaDevice:
         self._side: torch.cuda.Stream | None = None
 
     def busy(self) -> bool:
-        return torch.cuda.is_current_stream_capturing()
+        with torch.cuda.device(self.device):
+            return torch.cuda.is_current_stream_capturing()
 
     @property
     def side(self) -> torch.cuda.Stream:
@@ -55,24 +56,27 @@ class CudaDevice:
         current = torch.cuda.current_stream(self.device)
         self.side.wait_stream(current)
         try:
-            with torch.cuda.stream(self.side):
+            with torch.cuda.stream(self.side):  # its device too
                 call()
         finally:
             current.wait_stream(self.side)
             torch.cuda.set_rng_state(random, self.device)
 
     def capture(self, call: Callable[[], Result]) -> tuple[Callable[[], None], Result]:
-        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(self.device):
+            graph = torch.cuda.CUDAGraph()
         try:
             # Other threads, such as a loader's that pins memory, may go on with what they do.
-            with torch.cuda.graph(graph, stream=self.side, capture_error_mode="thread_local"):
+            with (
+                torch.cuda.device(self.device),
+                torch.cuda.graph(graph, stream=self.side, capture_error_mode="thread_local"),
+            ):
                 result = call()
         except Exception:
             # A capture that failed leaves the default generator waiting for its end, and the next
             # torch.randn would fail: give it a state that has not heard of the capture.
             with contextlib.suppress(Exception):
-                index = torch.cuda.current_device()
-                generator = torch.cuda.default_generators[index]
+                generator = torch.cuda.default_generators[self.device.index]
                 generator.graphsafe_set_state(generator.clone_state())
             raise
         return graph.replay, result
@@ -83,7 +87,7 @@ class CudaDevice:
 
     def mark(self) -> torch.cuda.Event:
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record(torch.cuda.current_stream(self.device))
+        event.record(torch.cuda.current_stream(self.device))  # made on its device by that
         return event
 
     def finish(self, mark: torch.cuda.Event | None) -> None:

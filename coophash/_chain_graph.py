@@ -95,14 +95,15 @@ class ChainGraphs:
         if not self._possible(x, labels):
             return None
         owner = getattr(energy.energy, "__self__", energy.energy)
-        if owner in self._unreachable:
-            return None
+        with contextlib.suppress(TypeError):  # it may not be hashable
+            if owner in self._unreachable:
+                return None
         try:
             reach = Reach(energy.energy)
         except OutOfReach as error:
             with contextlib.suppress(TypeError):  # it may not be weakly referable
                 self._unreachable.add(owner)
-            self._warn(str(error))
+            _warn(str(error), stacklevel=4)
             return None
         settings = (_spec(x), _spec(labels), last_energy, _settings(plan), _surroundings(x))
         key = (reach.marks, settings)
@@ -131,7 +132,7 @@ class ChainGraphs:
                 except Exception as error:
                     self._refused[hash(key)] = None
                     _shorten(self._refused)
-                    self._warn(_first_line(error, outside))
+                    _warn(_first_line(error, outside), stacklevel=5)
                     return None
                 self._graphs[key] = graph
                 while len(self._graphs) > self.size:
@@ -161,14 +162,6 @@ class ChainGraphs:
         self._seen[key] = None
         _shorten(self._seen)
         return False
-
-    def _warn(self, reason: str) -> None:
-        warnings.warn(
-            f"the Langevin chain runs step by step instead of as a CUDA graph: {reason}. The "
-            "result is the same; pass graph=False to say that this is meant",
-            RuntimeWarning,
-            stacklevel=5,
-        )
 
     def _drop(self, key: Any) -> None:
         self._owners.pop(key, None)
@@ -293,6 +286,16 @@ def _no_autocast_cache() -> Iterator[None]:
 
 def _without_places(marks: Any) -> Any:
     return tuple(m[1:] if isinstance(m, tuple) and len(m) == 5 else m for m in marks)
+
+
+def _warn(reason: str, stacklevel: int) -> None:
+    """At the line that called `langevin`."""
+    warnings.warn(
+        f"the Langevin chain runs step by step instead of as a CUDA graph: {reason}. The result "
+        "is the same; pass graph=False to say that this is meant",
+        RuntimeWarning,
+        stacklevel=stacklevel,
+    )
 
 
 def _shorten(memory: OrderedDict[int, None]) -> None:

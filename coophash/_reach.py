@@ -12,11 +12,14 @@ at the tensors that really come along: `Watcher`.
 
 from __future__ import annotations
 
+import collections
 import enum
 import functools
 import types
+from collections.abc import Hashable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -27,6 +30,7 @@ _PLAIN = (
 )  # fmt: skip
 _MODULE_FIELDS = frozenset(torch.nn.Module().__dict__)
 _HOOKS = tuple(name for name in _MODULE_FIELDS if name.endswith("hooks"))
+_ARRAY = 1 << 16  # bytes
 _LIMIT = 20_000  # objects; beyond, looking would cost more than a graph saves
 
 
@@ -80,7 +84,7 @@ class Reach:
         elif isinstance(value, functools.partial):
             self._marks.append(kind)
             self._all((value.func, value.args, value.keywords))
-        elif isinstance(value, (list, tuple, set, frozenset)):
+        elif isinstance(value, (list, tuple, set, frozenset, collections.deque)):
             self._marks.append((kind, len(value)))
             self._all(value)
         elif isinstance(value, dict):
@@ -89,9 +93,13 @@ class Reach:
             self._all(value.values())
         elif isinstance(value, (types.ModuleType, type)):
             self._identity(value)
-        elif hasattr(value, "__dict__"):
+        elif isinstance(value, np.ndarray):
+            self._array(value)
+        elif hasattr(value, "__dict__") or hasattr(kind, "__slots__"):
             self._marks.append(kind)
-            self._walk(vars(value))
+            self._walk(getattr(value, "__dict__", None))
+            for name in _slots(kind):  # type: ignore[arg-type]
+                self._walk(getattr(value, name, None))
         else:
             self._identity(value)
 
@@ -110,6 +118,13 @@ class Reach:
             raise OutOfReach(f"a tensor has no memory of its own: {error}") from None
         self._marks.append((place, value.shape, value.stride(), value.dtype, value.device))
         self.tensors.append(value)
+
+    def _array(self, value: np.ndarray[Any, Any]) -> None:
+        if value.nbytes > _ARRAY or value.dtype.hasobject:
+            raise OutOfReach(
+                f"it leads to a NumPy array of {value.nbytes:,} bytes, whose values may change"
+            )
+        self._marks.append((value.shape, value.dtype.str, value.tobytes()))
 
     def _module(self, value: torch.nn.Module) -> None:
         fields = value.__dict__
@@ -147,6 +162,15 @@ def _global_names(code: types.CodeType) -> tuple[str, ...]:
     """Names that a function, or one defined in it, may look up in its module."""
     inner = [_global_names(c) for c in code.co_consts if isinstance(c, types.CodeType)]
     return tuple(dict.fromkeys(name for names in (code.co_names, *inner) for name in names))
+
+
+@functools.lru_cache(maxsize=256)
+def _slots(kind: Hashable) -> tuple[str, ...]:
+    names: list[str] = []
+    for base in kind.__mro__:  # type: ignore[attr-defined]
+        slots = base.__dict__.get("__slots__", ())
+        names += [slots] if isinstance(slots, str) else list(slots)
+    return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
 
 
 class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -215,6 +239,8 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if tensor.device.type != self.device.type or self.device.type == "cpu":
                 return None
             return f"it makes a tensor {size} from Python numbers: make it once, as a buffer"
+        if _storage(tensor) in self._held and tensor.device.type != self.device.type:
+            return f"{func} reads a tensor {size}, whose value it would freeze: move it to the GPU"
         if _storage(tensor) in self._known:
             return None
         return (

@@ -6,6 +6,9 @@ ones where there is a GPU.
 
 from __future__ import annotations
 
+import collections
+import dataclasses
+import functools
 import gc
 import importlib.util
 import math
@@ -14,12 +17,14 @@ import types
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from coophash import langevin, sampling  # noqa: E402
 from coophash._chain_graph import ChainGraphs  # noqa: E402
+from coophash._reach import Watcher  # noqa: E402
 
 _spec = importlib.util.spec_from_file_location("tape", Path(__file__).with_name("tape.py"))
 tape = importlib.util.module_from_spec(_spec)
@@ -265,6 +270,63 @@ def test_a_function_made_anew_at_each_call_is_the_same_energy(device):
     assert device.log.count("capture") == 2
 
 
+def test_energies_that_cannot_be_hashed_or_referred_to_weakly(device):
+    @dataclasses.dataclass
+    class Unhashable:
+        scale: float
+
+        def __call__(self, x, labels):
+            return x.flatten(1).square().sum(1) * self.scale
+
+    energy = Unhashable(1.0)
+    for scale in (1.0, 1.0, 3.0, 3.0, 1.0):
+        energy.scale = scale
+        assert_same(both(energy, *inputs()))
+    assert len(device.graphs) == 2
+
+
+@pytest.mark.parametrize("kind", ["slots", "array", "list", "deque", "partial", "nested"])
+def test_numbers_wherever_they_are_kept(device, kind):
+    class Slotted:
+        __slots__ = ("scale",)
+
+        def __call__(self, x, labels):
+            return x.flatten(1).square().sum(1) * self.scale
+
+    def scaled(x, labels, held=None):
+        return x.flatten(1).square().sum(1) * float(held[0])
+
+    slotted, array, numbers, queue = Slotted(), np.ones(3), [1.0], collections.deque([1.0])
+    for scale in (1.0, 1.0, 3.0, 3.0, 1.0):
+        slotted.scale = array[0] = numbers[0] = queue[0] = scale
+        energy = {
+            "slots": slotted,
+            "array": lambda x, c: scaled(x, c, array),
+            "list": lambda x, c: scaled(x, c, numbers),
+            "deque": functools.partial(scaled, held=queue),
+            "partial": functools.partial(scaled, held=(scale,)),
+            "nested": types.MethodType(Slotted.__call__, types.SimpleNamespace(scale=scale)),
+        }[kind]
+        assert_same(both(energy, *inputs()))
+    assert "replay" in device.log
+
+
+def test_a_large_array(device):
+    table = np.ones(100_000)
+
+    def energy(x, labels):
+        return x.flatten(1).square().sum(1) * float(table[0])
+
+    refused(device, energy, "a NumPy array of 800,000 bytes")
+
+
+def test_a_tensor_on_another_device_would_be_frozen():
+    held = torch.tensor(2.0)
+    with Watcher(torch.device("cuda"), [held], []) as watcher:
+        held * 3
+    assert "on cpu, whose value it would freeze" in watcher.reason
+
+
 def test_a_closure_with_another_number_is_another_energy(device):
     model = Descriptor()
     for scale in (1.0, 1.0, 3.0, 3.0, 1.0):
@@ -317,8 +379,10 @@ def test_autocast_sees_new_weights(device):
 
 
 def refused(device, energy, reason, **options):
-    with pytest.warns(RuntimeWarning, match=f"step by step instead of as a CUDA graph: .*{reason}"):
+    expected = f"step by step instead of as a CUDA graph: .*{reason}"
+    with pytest.warns(RuntimeWarning, match=expected) as said:
         warm(energy, *inputs(), **options)
+    assert [Path(warning.filename).name for warning in said] == ["test_chain_graph.py"]
     for seed in range(3):  # said once, and right
         assert_same(both(energy, *inputs(), seed=seed, **options))
     assert len(device.graphs) == 0
@@ -594,12 +658,11 @@ def test_gpu_what_cannot_be_captured_says_why_and_breaks_nothing():
     def waits(x):
         return x.flatten(1).square().sum(1) * float(x.abs().max() > 0)
 
-    generator = torch.Generator("cuda").manual_seed(0)
+    def synchronizes(x):  # not an op, so nothing sees it before the capture, which it breaks
+        torch.cuda.synchronize()
+        return x.flatten(1).square().sum(1) + torch.rand(len(x), device="cuda")
 
-    def draws(x):  # a generator that the capture does not know: the capture itself fails
-        return (x * torch.rand(x.shape, generator=generator, device="cuda")).flatten(1).sum(1)
-
-    for energy in (waits, draws):
+    for energy in (waits, synchronizes):
         with pytest.warns(RuntimeWarning, match="step by step instead of as a CUDA graph"):
             for _ in range(2):
                 langevin(energy, on_gpu()[0], **OPTIONS)
