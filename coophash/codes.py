@@ -249,8 +249,10 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def _pack_torch(outputs: Any) -> Any:
-    """`pack` by torch operations, for tensors that are not in main memory."""
+    """`pack` where the tensor is, for tensors that are not in main memory."""
     import torch
+
+    from coophash.kernels.signs import sign_pack
 
     if outputs.is_complex():
         raise TypeError(f"outputs must be an array of real numbers, got {outputs.dtype}")
@@ -258,15 +260,13 @@ def _pack_torch(outputs: Any) -> Any:
     kind = "u" if outputs.dtype == torch.uint8 else kind
     _check_outputs(tuple(outputs.shape), kind, str(outputs.dtype).removeprefix("torch."))
     values = outputs.detach()
-    rows, bits = values.shape
-    if kind == "f" and (nan := values.isnan()).any():
-        raise ValueError(_nan_message(*(int(i) for i in nan.nonzero()[0])))
-    if kind == "i" and rows and values.min() == 0 and values.max() <= 1:
+    if kind == "i" and len(values) and values.min() == 0 and values.max() <= 1:
         raise ValueError(_ZERO_ONE)
-    positive = values if kind == "b" else values >= 0
-    padded = torch.nn.functional.pad(positive.to(torch.uint8), (0, -bits % 8))
-    weights = torch.tensor([1 << j for j in range(8)], dtype=torch.uint8, device=values.device)
-    return (padded.view(rows, width_of(bits), 8) * weights).sum(2, dtype=torch.uint8)
+    if kind != "f":  # to signs, which every floating-point type holds
+        values = (values if kind == "b" else values >= 0).to(torch.bfloat16) - 0.5
+    elif values.dtype in _float8(torch):
+        values = values.to(torch.bfloat16)
+    return sign_pack(values)
 
 
 def _unpack_torch(codes: Any, bits: int) -> Any:

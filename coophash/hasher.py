@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from coophash.codes import pack
+from coophash.codes import width_of
 from coophash.coop_config import check_range
 from coophash.data import ImageSet
 from coophash.data.checks import check_images
+from coophash.kernels.signs import raise_for_nan, sign_pack
 
 
 class HasherConfig(Protocol):
@@ -51,6 +53,7 @@ class ImageHasher(nn.Module):
         """Hash head: (B, features) -> (B, bits) real; the code is their signs."""
         raise NotImplementedError
 
+    @torch.no_grad()
     def encode(self, images: Any, batch_size: int = 512) -> Any:
         """Packed codes: base network and hash head alone, then the signs.
 
@@ -64,19 +67,33 @@ class ImageHasher(nn.Module):
         Raises:
             TypeError, ValueError: images of another shape, dtype or range, or with NaN.
         """
-        outputs = self.outputs(images, batch_size)
-        return pack(outputs if isinstance(images, Tensor) else outputs.cpu().numpy())
+        nan_flag = torch.zeros(1, dtype=torch.int32, device=next(self.parameters()).device)
+        with self._evaluating():
+            parts = [
+                sign_pack(self.hash_outputs(f), nan_flag=nan_flag)
+                for f in self._features(images, batch_size)
+            ]
+        raise_for_nan(nan_flag)  # once: a look at each batch would wait for the device
+        none = torch.empty((0, width_of(self.config.bits)), dtype=torch.uint8)
+        codes = torch.cat(parts) if parts else none
+        return codes if isinstance(images, Tensor) else codes.cpu().numpy()
 
     @torch.no_grad()
     def outputs(self, images: Any, batch_size: int = 512) -> Tensor:
         """Real-valued hash outputs, before the sign: (N, bits) float32. Arguments as `encode`."""
-        training = self.training
-        self.eval()  # an image's code depends on that image alone, not on its batch
-        try:
+        with self._evaluating():
             heads = [self.hash_outputs(f) for f in self._features(images, batch_size)]
+        return torch.cat(heads) if heads else torch.empty(0, self.config.bits)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """An image's code depends on that image alone, not on its batch."""
+        training = self.training
+        self.eval()
+        try:
+            yield
         finally:
             self.train(training)
-        return torch.cat(heads) if heads else torch.empty(0, self.config.bits)
 
     def _features(self, images: Any, batch_size: int) -> Iterator[Tensor]:
         device = next(self.parameters()).device

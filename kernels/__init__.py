@@ -20,6 +20,8 @@ _NAMES = {
     "langevin_step_reference": "coophash.kernels.langevin",
     "leaky_relu_backward": "coophash.kernels.leaky_relu",
     "philox_normal": "coophash.kernels.philox",
+    "raise_for_nan": "coophash.kernels.signs",
+    "sign_pack": "coophash.kernels.signs",
     "triton_missing": "coophash.kernels._backend",
 }
 
@@ -52,3 +54,5 @@ if TYPE_CHECKING:
     )
     from coophash.kernels.leaky_relu import leaky_relu_backward as leaky_relu_backward
     from coophash.kernels.philox import philox_normal as philox_normal
+    from coophash.kernels.signs import raise_for_nan as raise_for_nan
+    from coophash.kernels.signs import sign_pack as sign_pack

@@ -86,6 +86,13 @@ LIMITS = {
     "leaky_relu_backward fp32 row-major bias": Limit(48, 16, {"LDG.E.128": 4, "STG.E.128": 4}),
     "leaky_relu_backward fp32 channels_last bias": Limit(80, 24, {"LDG.E.128": 4, "STG.E.128": 4}),
     "leaky_relu_backward bf16 channels_last bias": Limit(80, 24, {"LDG.E.128": 2, "STG.E.128": 2}),
+    # A word of codes a thread: 32 outputs in whole 16-byte pieces, one store, and one of the flag.
+    "sign_pack fp32 contiguous": Limit(40, 10, {"LDG.E.128": 8, "STG.E": 2}, EXCHANGE),
+    "sign_pack bf16 contiguous": Limit(48, 10, {"LDG.E.128": 4, "STG.E": 2}, EXCHANGE),
+    "sign_pack fp64 contiguous": Limit(56, 12, {"LDG.E.128": 16, "STG.E": 2}, EXCHANGE),
+    "sign_pack fp32 rows apart": Limit(40, 11, {"LDG.E.128": 8, "STG.E": 2}, EXCHANGE),
+    # Any layout: a byte a thread, and a division to find its row.
+    "sign_pack bf16 spare bits": Limit(32, 20, {"LDG.E.U16": 8, "STG.E.U8": 1}, EXCHANGE),
     # One warp a sample: f, W[y] and the gradient in whole 16-byte pieces, each once, in a loop over
     # pieces of 256 or 512 features; five shuffles for the sum. ptxas unrolls the loops of the last
     # two, so that an instruction in their count serves up to seven times as many features.

@@ -25,6 +25,7 @@ CASES = {
     "energy_mixed": 67,
     "langevin": 125,
     "leaky_relu": 60,
+    "signs": 166,
 }
 
 
