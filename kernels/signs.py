@@ -27,7 +27,8 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 def sign_pack_reference(outputs: Tensor) -> Tensor:
     """(N, bits) real -> (N, ceil(bits / 8)) uint8 by NumPy, in main memory. A NaN has bit 0."""
     positive = np.ascontiguousarray((outputs >= 0).cpu().numpy())
-    return torch.from_numpy(np.packbits(positive, axis=1, bitorder="little")).to(outputs.device)
+    packed = np.packbits(positive, axis=1, bitorder="little")
+    return outputs.new_empty(packed.shape, dtype=torch.uint8).copy_(torch.from_numpy(packed))
 
 
 def _run_reference(outputs: Tensor, nan_flag: Tensor) -> Tensor:
