@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 # public name -> module that defines it
 _NAMES = {
     "LangevinStatistics": "coophash.kernels.langevin",
+    "bank_contrast": "coophash.kernels.contrast",
+    "bank_contrast_reference": "coophash.kernels.contrast",
+    "bank_draws": "coophash.kernels.draws",
     "bias_leaky_relu": "coophash.kernels.leaky_relu",
     "bias_leaky_relu_bits": "coophash.kernels.leaky_relu",
     "bias_leaky_relu_reference": "coophash.kernels.leaky_relu",
@@ -42,6 +45,9 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from coophash.kernels._backend import triton_missing as triton_missing
+    from coophash.kernels.contrast import bank_contrast as bank_contrast
+    from coophash.kernels.contrast import bank_contrast_reference as bank_contrast_reference
+    from coophash.kernels.draws import bank_draws as bank_draws
     from coophash.kernels.energy import energy_head as energy_head
     from coophash.kernels.energy import energy_head_and_grad as energy_head_and_grad
     from coophash.kernels.langevin import LangevinStatistics as LangevinStatistics

@@ -69,3 +69,25 @@ def _load(path: str) -> Callable[..., Any]:
         module, function = path.split(":")
         _loaded[path] = getattr(importlib.import_module(module), function)
     return _loaded[path]
+
+
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, name: str) -> torch.Tensor:
+        ctx.name = name
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Any) -> Any:
+        raise RuntimeError(
+            f"{ctx.name} is differentiable once, and a gradient of its gradient was asked for: "
+            "leave out create_graph=True, or use the formula in plain PyTorch"
+        )
+
+
+def once_differentiable(value: torch.Tensor, name: str) -> torch.Tensor:
+    """`value`, whose own gradient raises: for what a backward takes as a constant, but is not.
+
+    PyTorch's decorator of this name lets a gradient pass as 0 where the upstream is a constant.
+    """
+    return _Once.apply(value.detach().requires_grad_(), name)  # type: ignore[no-untyped-call,no-any-return]

@@ -51,7 +51,23 @@ def _langevin(
 ALONE = ("LDS", "STS", "BAR", "ATOM", "RED.")  # a warp by itself; sums of floats in one order
 
 
+def _contrast(instructions: float, barriers: int) -> Limit:
+    """All registers that a thread can have, none spilled; one exchange, at the end, for the writes:
+    as many barriers as that takes."""
+    return Limit(255, instructions, {"LDG.E.128": 0} | {"BAR.SYNC.DEFER_BLOCKING": barriers})
+
+
 LIMITS = {
+    # Per bit of a query and of a key: shift, LOP3 and FFMA, twice; halved, but for the FFMA, where
+    # two queries share them: 4. On 8.0 a LOP3 takes one constant less: 5. The code before and after
+    # the loop counts here as well.
+    "bank_contrast fp32 128 bits x 2 captured": _contrast(8, barriers=7),
+    "bank_contrast fp32 128 bits x 2 given": _contrast(8, barriers=7),
+    "bank_contrast fp32 128 bits x 2 all": _contrast(10, barriers=7),
+    "bank_contrast bf16 128 bits x 1 drawn": _contrast(12, barriers=3),
+    "bank_contrast fp32 32 bits x 2 drawn": _contrast(8.5, barriers=7),
+    "bank_contrast fp32 2048 bits x 2 drawn": _contrast(11, barriers=28),
+    "bank_contrast merge 128 bits": Limit(64, 120, absent=EXCHANGE[:-1]),
     # The interpreter propagates NaN in any case, so only the object code can show it: FMNMX.NAN.
     "langevin_step fp32 fp32 drawn": replace(
         _langevin(64, 55, loads=8),

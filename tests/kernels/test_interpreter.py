@@ -26,6 +26,7 @@ CASES = {
     "langevin": 125,
     "leaky_relu": 60,
     "signs": 166,
+    "contrast": 64,
 }
 
 
