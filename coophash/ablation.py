@@ -28,13 +28,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from coophash import losses
-from coophash.coop import (
-    CoopHash,
-    _real_hash_loss,
-    _scale_gradient,
-    centre_by_class,
+from coophash.coop import CoopHash
+from coophash.coop_terms import (
     other_classes,
     random_source,
+    real_hash_loss,
+    synthetic_category_loss,
+    synthetic_hash_loss,
+    variational_loss,
 )
 
 RESTART = 0.05  # share of the chains that begin anew at each update, as in JEM
@@ -87,41 +88,28 @@ def ablated_loss(
         total = total + taught
         watched["reconstruction"] = taught
     elif without != "generator":
-        from_data = without in ("energy", "langevin")
-        target, target_f = (x, real_f) if from_data else (revised, revised_f)
-        mean, log_std = descriptor.infer(target_f)
-        if c.centre_latent:
-            mean = centre_by_class(mean, labels, c.classes)
-        noise = torch.randn(mean.shape, generator=source, device=x.device)
-        inferred = _scale_gradient(mean + log_std.exp() * noise, c.variational_weight)
-        taught = losses.reconstruction_loss(target, model.generator(labels, inferred))
-        kl = losses.gaussian_kl(mean, log_std)
-        total = total + taught + c.variational_weight * c.kl_weight * kl
-        watched |= {"kl": kl, "reconstruction": taught}
+        share = 1.0 if without in ("energy", "langevin") else c.observed_share
+        taught, terms = variational_loss(
+            model, [(revised, revised_f, 1 - share), (x, real_f, share)], labels, source
+        )
+        total = total + taught
+        watched |= terms
 
-    real_h, positive_h, negative_h, revised_h = (
-        torch.tanh(descriptor.hash_head(f)) for f in (real_f, positive_f, negative_f, revised_f)
-    )
-    hash_loss = _real_hash_loss(c, real_h, labels)
-    if update >= c.synthetic_from and c.synthetic_weight:
-        near = revised_h if c.pairs == "revised" else positive_h
-        if c.synthetic_triplets == "pair":
-            triplets = losses.triplet_loss(real_h, near, negative_h, c.margin * c.bits)
-        else:
-            triplets = losses.batch_all_triplet_loss(
-                torch.cat([real_h, near, negative_h]),
-                torch.cat([labels, labels, others]),
-                c.margin * c.bits,
-            )
-        hash_loss = hash_loss + c.synthetic_weight * triplets
+    real_h = torch.tanh(descriptor.hash_head(real_f))
+    near_f = revised_f if c.pairs == "revised" else positive_f
+    hash_loss = real_hash_loss(c, real_h, labels)
+    if update >= c.synthetic_from:
+        hash_loss = hash_loss + synthetic_hash_loss(
+            model, real_h, near_f, negative_f, labels, others
+        )
     total = total + hash_loss
     watched["hash"] = hash_loss
 
     if without != "category":
         category = c.category_weight * F.cross_entropy(descriptor.category_head(real_f), labels)
-        if c.synthetic_category_weight:
-            category = category + c.synthetic_category_weight * F.cross_entropy(
-                descriptor.category_head(revised_f), labels
+        if update >= c.synthetic_from:
+            category = category + synthetic_category_loss(
+                model, revised_f, negative_f, labels, others
             )
         total = total + category
         watched["category"] = category

@@ -4,7 +4,7 @@ trained together by variational MCMC teaching. One cooperative step is `cooperat
     generator    z ~ N(0, I),  x+ = g(c, z),  x- = g(c-, z)                      Eq. 1
     chain        x~ <- x~ - delta^2/2 dE(x~, c)/dx~ + delta N(0, I), from x+     Eq. 5, 6
     descriptor   energy loss (Eq. 4) + hash loss on (x, x+, x-) + cross-entropy
-                 + variational loss on x~
+                 + variational loss on x~ and x
     generator    ||x~ - g(c, z~)||^2,  z~ ~ q(z | x~) from the inference head    Eq. 2
 
 The published pages stop at Eq. 6. Whatever they leave open is an option of `CoopHashConfig` whose
@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,6 +23,14 @@ from torch.nn import functional as F
 from coophash import _descriptor_gradient, losses
 from coophash._chain_energy import by_autograd
 from coophash.coop_config import CoopHashConfig
+from coophash.coop_terms import (
+    other_classes,
+    random_source,
+    real_hash_loss,
+    synthetic_category_loss,
+    synthetic_hash_loss,
+    variational_loss,
+)
 from coophash.hasher import ImageHasher, check_class_names, check_options
 from coophash.kernels.energy import energy_head
 from coophash.networks import ConvBase, ConvGenerator
@@ -248,9 +255,10 @@ def cooperative_step(
 
     Returns:
         What to watch, as 0-d tensors: the losses; mean energies of real and revised images; KL in
-        nats; how far the chain moved a pixel on average.
+        nats; how far the chain moved a pixel on average. Energies and moves are missing where
+        `cooperate_every` leaves the chain out.
     """
-    loss, watched = _loss_function(model.config)(model, images, labels, seed, update)
+    loss, watched = _loss_function(model.config, update)(model, images, labels, seed, update)
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -260,9 +268,11 @@ def cooperative_step(
     return watched
 
 
-def _loss_function(c: CoopHashConfig) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
-    if not c.cooperative:
-        return _plain_loss
+def _loss_function(
+    c: CoopHashConfig, update: int
+) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
+    if not c.cooperative or update % c.cooperate_every:
+        return _observed_loss
     if c.without:
         from coophash.ablation import ablated_loss  # it is made of the parts defined here
 
@@ -270,22 +280,24 @@ def _loss_function(c: CoopHashConfig) -> Callable[..., tuple[Tensor, dict[str, T
     return _cooperative_loss
 
 
-def _plain_loss(
-    model: CoopHash, images: Tensor, labels: Tensor, seed: int, update: int
+def _observed_loss(
+    model: CoopHash, x: Tensor, labels: Tensor, seed: int, update: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
+    """What real images alone teach: hash and category head, and the variational part if it may."""
     c, descriptor = model.config, model.descriptor
-    features = descriptor.base(images)
-    hash_loss = _real_hash_loss(c, torch.tanh(descriptor.hash_head(features)), labels)
-    category_loss = c.category_weight * F.cross_entropy(descriptor.category_head(features), labels)
-    return hash_loss + category_loss, {
-        "hash": hash_loss.detach(),
-        "category": category_loss.detach(),
-    }
-
-
-def _real_hash_loss(c: CoopHashConfig, h: Tensor, labels: Tensor) -> Tensor:
-    triplets = losses.batch_all_triplet_loss(h, labels, c.margin * c.bits)
-    return c.hash_weight * triplets + c.quantization_weight * losses.quantization_loss(h)
+    features = descriptor.base(x)
+    loss = real_hash_loss(c, torch.tanh(descriptor.hash_head(features)), labels)
+    watched = {"hash": loss}
+    if c.without != "category":
+        category = F.cross_entropy(descriptor.category_head(features), labels)
+        watched["category"] = c.category_weight * category
+        loss = loss + watched["category"]
+    from_data = c.observed_share > 0 or c.without in ("energy", "langevin")
+    if c.cooperative and from_data and c.without not in ("generator", "inference"):
+        source = random_source(x.device, seed, update)
+        taught, terms = variational_loss(model, [(x, features, 1.0)], labels, source)
+        loss, watched = loss + taught, watched | terms
+    return loss, {name: value.detach() for name, value in watched.items()}
 
 
 def _cooperative_loss(
@@ -301,8 +313,10 @@ def _cooperative_loss(
     revised = model.revise(pair.positive, labels, seed, first_step=update * c.langevin_steps)
 
     # One pass of the shared base serves every head.
-    features = descriptor.base(torch.cat([x, revised, pair.positive, pair.negative]))
-    real_f, revised_f, _, _ = features.chunk(4)
+    images = [x, revised, pair.negative] + [pair.positive] * (c.pairs == "generated")
+    features = descriptor.base(torch.cat(images)).split(batch)
+    real_f, revised_f, negative_f = features[:3]
+    near_f = revised_f if c.pairs == "revised" else features[3]
 
     # Eq. 4: energies of observed images go down, of the chain's samples up.
     real_energy = descriptor.energy(real_f, labels)
@@ -313,96 +327,34 @@ def _cooperative_loss(
         real_energy, revised_energy
     )
 
-    # Eq. 2 and the variational loss share one decoding: z~ comes from the inference head, not from
-    # the z that started the chain. The generator learns from the reconstruction with weight 1, the
-    # descriptor with `variational_weight`: `_scale_gradient` keeps them apart in one backward pass.
-    mean, log_std = descriptor.infer(revised_f)
-    if c.centre_latent:
-        mean = centre_by_class(mean, labels, c.classes)
-    noise = torch.randn(mean.shape, generator=source, device=x.device)
-    inferred = _scale_gradient(mean + log_std.exp() * noise, c.variational_weight)
-    reconstruction = losses.reconstruction_loss(revised, model.generator(labels, inferred))
-    kl = losses.gaussian_kl(mean, log_std)
+    # Eq. 2 and the variational loss, on the chain's samples and, for a share, on observed images.
+    taught, terms = variational_loss(
+        model,
+        [(revised, revised_f, 1 - c.observed_share), (x, real_f, c.observed_share)],
+        labels,
+        source,
+    )
 
     # Hash head: triplets of real images, and triplets that contain the synthetic pair.
-    real_h, revised_h, positive_h, negative_h = torch.tanh(descriptor.hash_head(features)).chunk(4)
-    hash_loss = _real_hash_loss(c, real_h, labels)
-    if update >= c.synthetic_from and c.synthetic_weight:
-        near = revised_h if c.pairs == "revised" else positive_h
-        if c.synthetic_triplets == "pair":
-            synthetic = losses.triplet_loss(real_h, near, negative_h, c.margin * c.bits)
-        else:
-            synthetic = losses.batch_all_triplet_loss(
-                torch.cat([real_h, near, negative_h]),
-                torch.cat([labels, labels, pair.negative_labels]),
-                c.margin * c.bits,
-            )
-        hash_loss = hash_loss + c.synthetic_weight * synthetic
-
+    real_h = torch.tanh(descriptor.hash_head(real_f))
+    hash_loss = real_hash_loss(c, real_h, labels)
     category_loss = c.category_weight * F.cross_entropy(descriptor.category_head(real_f), labels)
-    if c.synthetic_category_weight:
-        category_loss = category_loss + c.synthetic_category_weight * F.cross_entropy(
-            descriptor.category_head(revised_f), labels
+    if update >= c.synthetic_from:
+        others = pair.negative_labels
+        hash_loss = hash_loss + synthetic_hash_loss(
+            model, real_h, near_f, negative_f, labels, others
+        )
+        category_loss = category_loss + synthetic_category_loss(
+            model, revised_f, negative_f, labels, others
         )
 
-    loss = (
-        c.energy_weight * energy_loss + hash_loss + category_loss
-        + reconstruction + c.variational_weight * c.kl_weight * kl
-    )  # fmt: skip
     watched = {
         "energy_real": real_energy.mean(),
         "energy_revised": revised_energy.mean(),
         "chain_move": (revised - pair.positive).abs().mean(),
-        "kl": kl,
-        "reconstruction": reconstruction,
+        **terms,
         "hash": hash_loss,
         "category": category_loss,
     }
+    loss = c.energy_weight * energy_loss + hash_loss + category_loss + taught
     return loss, {name: value.detach() for name, value in watched.items()}
-
-
-class _ScaleGradient(torch.autograd.Function):
-    """Identity forward; the gradient times a constant backward."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
-        ctx.scale = scale
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad * ctx.scale, None
-
-
-def _scale_gradient(x: Tensor, scale: float) -> Tensor:
-    result: Tensor = _ScaleGradient.apply(x, scale)  # type: ignore[no-untyped-call]
-    return result
-
-
-def random_source(device: torch.device, seed: int, update: int) -> torch.Generator:
-    """A generator whose stream is a function of (seed, update) alone."""
-    words = np.random.SeedSequence([seed, update]).generate_state(2, np.uint32)
-    mixed = int(words[0]) | int(words[1]) << 32
-    return torch.Generator(device).manual_seed(mixed & (2**63 - 1))
-
-
-def centre_by_class(latent: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Take each class's mean over the batch away from its latents.
-
-    The pair is made with z ~ N(0, I) whatever the class, so the latents inferred from each class
-    must have that distribution too. Left alone they do not: the base's features hold the class, z~
-    carries it, and the generator learns to read it there and to ignore its label.
-
-    latent: (B, d); labels: (B,). The mean of n images is shrunk by 1 - 1/n, so that a class with
-    one image in the batch keeps its latent. Our reading.
-    """
-    one_hot = F.one_hot(labels, classes).to(latent.dtype)
-    count = one_hot.sum(0).clamp_min(1)
-    means = (one_hot.T @ latent) / count[:, None]
-    return latent - (means * (1 - 1 / count)[:, None])[labels]
-
-
-def other_classes(labels: Tensor, classes: int, source: torch.Generator) -> Tensor:
-    """c-: for each label one of the other classes, uniformly. labels: (B,) -> (B,)."""
-    shift = torch.randint(1, classes, labels.shape, generator=source, device=labels.device)
-    return (labels + shift) % classes

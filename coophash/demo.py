@@ -43,6 +43,9 @@ DIGITS: dict[str, Any] = {
     "pairs": "revised",
     "synthetic_weight": 1.0,
     "synthetic_category_weight": 1.0,
+    "synthetic_triplets": "pair",
+    "observed_share": 0.0,
+    "kl_weight": 0.6,
 }
 SPLIT: dict[str, int | None] = {"train": 500, "validation": 500, "query": 500, "database": None}
 

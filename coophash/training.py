@@ -163,7 +163,7 @@ class _Run:
         self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.best_map, self.best_error = -math.inf, 0.0
         self.kept: dict[str, Tensor] = {}
-        self.sums: dict[str, Tensor] = {}
+        self.sums: dict[str, Tensor] = {}  # of what is watched: (sum, number of updates)
         self.epoch, self.order = -1, np.empty(0, np.int64)
 
     def train(self, checkpoint_every: int, progress: bool, time_limit: float | None) -> None:
@@ -230,8 +230,9 @@ class _Run:
         self.update += 1
         self.history.update = self.update
         self.blend()
-        for name, value in watched.items():
-            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
+        for name, value in watched.items():  # not every update watches everything
+            entry = torch.stack([value, torch.ones_like(value)])
+            self.sums[name] = self.sums.get(name, torch.zeros_like(entry)) + entry
 
     def augmented(self, images: Tensor) -> Tensor:
         settings = self.history.settings
@@ -258,10 +259,9 @@ class _Run:
 
     def record(self, seconds: float) -> None:
         first = int(self.history.records[-1]["update"]) if self.history.records else 0
-        count = self.update - first
-        if count <= 0:
+        if self.update <= first:
             return
-        means = {name: float(value) / count for name, value in self.sums.items()}
+        means = {name: float(total / times) for name, (total, times) in self.sums.items()}
         self.sums = {}
         for name, value in means.items():
             if not math.isfinite(value):
@@ -363,5 +363,11 @@ class _Run:
             kind, _, key = name.partition("/")
             kept = {"sums": self.sums, "average": self.average, "kept": self.kept}[kind]
             kept[key] = value.to(self.device)
+        since = self.update - (
+            int(self.history.records[-1]["update"]) if self.history.records else 0
+        )
+        for key, value in self.sums.items():
+            if value.ndim == 0:  # written when every update watched everything
+                self.sums[key] = torch.stack([value, torch.full_like(value, since)])
         if facts["best"] is not None:
             self.best_map, self.best_error = facts["best"]

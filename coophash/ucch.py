@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coophash.codes import pack, unpack
-from coophash.coop import random_source
+from coophash.coop_terms import random_source
 from coophash.data.pairs import PairSet, feature_matrix
 from coophash.features import Source, describe_source, make_source
 from coophash.ucch_config import PRESETS, UCCHConfig

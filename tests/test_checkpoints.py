@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -106,3 +107,18 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_model_saved_before_an_option_was_there_loads(tmp_path):
+    model = ch.CoopHash(9, 3, (1, 12, 12), base_channels=4, features=16, generator_channels=2)
+    model.save(tmp_path)
+    path = tmp_path / "config.json"
+    written = json.loads(path.read_text())
+    options = written["config"]
+    for name in ("observed_share", "cooperate_every", "without"):
+        del options[name]
+    path.write_text(json.dumps(written))
+    loaded = ch.load(tmp_path)
+    assert loaded.config == model.config
+    images = np.random.default_rng(0).integers(0, 256, (5, 1, 12, 12), np.uint8)
+    assert np.array_equal(loaded.encode(images), model.encode(images))

@@ -7,15 +7,14 @@ import pytest
 import torch
 
 import coophash as ch
+from coophash import losses
 from coophash.coop import (
     CooperativeOptimizers,
     CoopHashConfig,
-    centre_by_class,
     cooperative_step,
-    other_classes,
-    random_source,
 )
 from coophash.coop import _cooperative_loss as cooperative_loss
+from coophash.coop_terms import centre_by_class, other_classes, random_source
 
 SMALL = dict(base_channels=4, features=16, generator_channels=2, latent_dim=5, langevin_steps=2)
 
@@ -105,6 +104,48 @@ def test_the_generator_learns_from_the_reconstruction_alone():
         torch.testing.assert_close(parameter.grad, expected)
 
 
+def test_observed_images_take_their_share_of_the_variational_loss():
+    """0 leaves them out, 1 leaves the chain's samples out, 1/4 is in between by weight."""
+    images, labels = batch()
+    found = {}
+    for share in (0.0, 0.25, 1.0):
+        model = tiny(observed_share=share, langevin_noise=0.0)
+        model.generator.eval()  # batch statistics would mix the two
+        torch.nn.init.constant_(model.descriptor.inference_head.weight, 0.0)
+        bias = model.descriptor.inference_head.bias  # z~ is 0, whatever the image and the noise
+        bias.data = torch.cat([torch.zeros(5), torch.full((5,), -50.0)])
+        found[share] = cooperative_loss(model, images, labels, 0, 0)[1]["reconstruction"]
+        if share == 1:
+            decoded = model.generator(labels, torch.zeros(6, 5))
+            torch.testing.assert_close(found[share], losses.reconstruction_loss(images, decoded))
+    assert abs(found[0.0] - found[1.0]) > 1
+    torch.testing.assert_close(found[0.25], 0.75 * found[0.0] + 0.25 * found[1.0])
+
+
+def test_between_cooperative_updates_real_images_teach_alone():
+    images, labels = batch()
+    model = tiny(cooperate_every=3, observed_share=0.0)
+    plain = tiny(cooperative=False)
+    chosen, chosen_plain = optimizers(model), optimizers(plain)
+    for update in (1, 2):
+        watched = cooperative_step(model, images, labels, chosen, 0, update)
+        assert watched.keys() == {"hash", "category"}
+        cooperative_step(plain, images, labels, chosen_plain, 0, update)
+    for one, other in zip(model.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert "energy_real" in cooperative_step(model, images, labels, chosen, 0, 3)
+
+    before = [p.detach().clone() for p in model.generator.parameters()]
+    shared = tiny(cooperate_every=3)  # the inference head and the generator go on learning
+    assert cooperative_step(shared, images, labels, optimizers(shared), 0, 1).keys() == {
+        "hash", "category", "kl", "reconstruction",
+    }  # fmt: skip
+    moved = [p for p in shared.generator.parameters()]
+    assert not all(torch.equal(a, b) for a, b in zip(before, moved, strict=True))
+    assert shared.descriptor.inference_head.weight.grad.any()
+    assert shared.descriptor.energy_head.weight.grad is None
+
+
 @pytest.mark.parametrize("pairs", ["generated", "revised"])
 @pytest.mark.parametrize("triplets", ["all", "pair"])
 def test_synthetic_triplets_wait_for_their_update(pairs, triplets):
@@ -118,6 +159,14 @@ def test_synthetic_triplets_wait_for_their_update(pairs, triplets):
         float(cooperative_loss(without, images, labels, 0, 2)[1]["hash"])
     )
     assert after != pytest.approx(before)
+
+    real = {}  # cross-entropy of x~ and x- waits as well
+    for update, weight in ((2, 1.0), (3, 1.0), (3, 0.0)):
+        model = tiny(synthetic_from=3, synthetic_category_weight=weight)
+        model.generator.eval()
+        real[update, weight] = cooperative_loss(model, images, labels, 0, update)[1]["category"]
+    torch.testing.assert_close(real[2, 1.0], real[3, 0.0])
+    assert real[3, 1.0] > 2 * real[3, 0.0]
 
 
 def test_steps_are_reproducible_and_the_seed_counts():

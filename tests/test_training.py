@@ -206,6 +206,24 @@ def test_augmentation_is_part_of_the_run_and_resumes(tmp_path):
         fit(tiny(), folder=tmp_path / "whole", shift=1, flip=True, resume=True)
 
 
+def test_what_only_some_updates_watch_is_averaged_over_those():
+    """Energies of a chain at every third update, against those of the steps themselves."""
+    seen, original = [], training.cooperative_step
+
+    def watching(*arguments):
+        seen.append(original(*arguments))
+        return seen[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "cooperative_step", watching)
+        history = fit(tiny(cooperate_every=3), updates=8)
+    (record,) = history.records
+    energies = [float(watched["energy_real"]) for watched in seen if "energy_real" in watched]
+    assert len(energies) == 3 and len(seen) == 8
+    assert record["energy_real"] == pytest.approx(np.mean(energies), rel=1e-5)
+    assert record["hash"] == pytest.approx(np.mean([float(w["hash"]) for w in seen]), rel=1e-5)
+
+
 def test_history_saves_as_json(tmp_path):
     history = fit(tiny())
     history.save(tmp_path / "history.json")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import coophash as ch
-from coophash.coop import random_source
+from coophash.coop_terms import random_source
 from coophash.ucch import MemoryBank, draw_negatives, ucch_step
 from coophash.ucch_config import PRESETS, UCCHConfig
 

@@ -1,0 +1,139 @@
+"""The terms of CoopHash's loss that the whole method and its ablation share, and their draws."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from coophash import losses
+from coophash.coop_config import CoopHashConfig
+
+if TYPE_CHECKING:
+    from coophash.coop import CoopHash
+
+
+def real_hash_loss(c: CoopHashConfig, h: Tensor, labels: Tensor) -> Tensor:
+    triplets = losses.batch_all_triplet_loss(h, labels, c.margin * c.bits)
+    return c.hash_weight * triplets + c.quantization_weight * losses.quantization_loss(h)
+
+
+def variational_loss(
+    model: CoopHash,
+    parts: list[tuple[Tensor, Tensor, float]],
+    labels: Tensor,
+    source: torch.Generator,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Reconstruction (Eq. 2) and KL, which share one decoding, and both for the record.
+
+    z~ comes from the inference head, not from the z that started the chain. The generator learns
+    from the reconstruction with weight 1, the descriptor with `variational_weight`:
+    `_scale_gradient` keeps them apart in one backward pass.
+
+    parts: (images (B, C, H, W), their features (B, features), weight) each, all under `labels`.
+    """
+    c = model.config
+    parts = [part for part in parts if part[2]]
+    moments = [model.descriptor.infer(features) for _, features, _ in parts]
+    means = [m for m, _ in moments]
+    if c.centre_latent:
+        means = [centre_by_class(mean, labels, c.classes) for mean in means]
+    mean, log_std = torch.cat(means), torch.cat([s for _, s in moments])
+    noise = torch.randn(mean.shape, generator=source, device=mean.device)
+    inferred = _scale_gradient(mean + log_std.exp() * noise, c.variational_weight)
+    decoded = model.generator(labels.repeat(len(parts)), inferred).split(len(labels))
+    reconstruction, kl = mean.new_zeros(()), mean.new_zeros(())
+    for (images, _, weight), image, part_mean, (_, part_log_std) in zip(
+        parts, decoded, means, moments, strict=True
+    ):
+        reconstruction = reconstruction + weight * losses.reconstruction_loss(images, image)
+        kl = kl + weight * losses.gaussian_kl(part_mean, part_log_std)
+    loss = reconstruction + c.variational_weight * c.kl_weight * kl
+    return loss, {"kl": kl, "reconstruction": reconstruction}
+
+
+def synthetic_hash_loss(
+    model: CoopHash, real_h: Tensor, near_f: Tensor, negative_f: Tensor, labels: Tensor,
+    others: Tensor,
+) -> Tensor:  # fmt: skip
+    """`synthetic_weight` times the triplets with x+ or x~ (features near_f) and x- in them."""
+    c = model.config
+    if not c.synthetic_weight:
+        return real_h.new_zeros(())
+    near_h, negative_h = torch.tanh(
+        model.descriptor.hash_head(torch.cat([near_f, negative_f]))
+    ).chunk(2)
+    margin = c.margin * c.bits
+    if c.synthetic_triplets == "pair":
+        triplets = losses.triplet_loss(real_h, near_h, negative_h, margin)
+    else:
+        triplets = losses.batch_all_triplet_loss(
+            torch.cat([real_h, near_h, negative_h]), torch.cat([labels, labels, others]), margin
+        )
+    weighted: Tensor = c.synthetic_weight * triplets
+    return weighted
+
+
+def synthetic_category_loss(
+    model: CoopHash, revised_f: Tensor, negative_f: Tensor, labels: Tensor, others: Tensor
+) -> Tensor:
+    """`synthetic_category_weight` times the cross-entropy of x~ under c and of x- under c-."""
+    c, head = model.config, model.descriptor.category_head
+    if not c.synthetic_category_weight:
+        return revised_f.new_zeros(())
+    near, far = (
+        F.cross_entropy(head(features), classes)
+        for features, classes in ((revised_f, labels), (negative_f, others))
+    )
+    weighted: Tensor = c.synthetic_category_weight * (near + far)
+    return weighted
+
+
+class _ScaleGradient(torch.autograd.Function):
+    """Identity forward; the gradient times a constant backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.scale, None
+
+
+def _scale_gradient(x: Tensor, scale: float) -> Tensor:
+    result: Tensor = _ScaleGradient.apply(x, scale)  # type: ignore[no-untyped-call]
+    return result
+
+
+def random_source(device: torch.device, seed: int, update: int) -> torch.Generator:
+    """A generator whose stream is a function of (seed, update) alone."""
+    words = np.random.SeedSequence([seed, update]).generate_state(2, np.uint32)
+    mixed = int(words[0]) | int(words[1]) << 32
+    return torch.Generator(device).manual_seed(mixed & (2**63 - 1))
+
+
+def centre_by_class(latent: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Take each class's mean over the batch away from its latents.
+
+    The pair is made with z ~ N(0, I) whatever the class, so the latents inferred from each class
+    must have that distribution too. Left alone they do not: the base's features hold the class, z~
+    carries it, and the generator learns to read it there and to ignore its label.
+
+    latent: (B, d); labels: (B,). The mean of n images is shrunk by 1 - 1/n, so that a class with
+    one image in the batch keeps its latent. Our reading.
+    """
+    one_hot = F.one_hot(labels, classes).to(latent.dtype)
+    count = one_hot.sum(0).clamp_min(1)
+    means = (one_hot.T @ latent) / count[:, None]
+    return latent - (means * (1 - 1 / count)[:, None])[labels]
+
+
+def other_classes(labels: Tensor, classes: int, source: torch.Generator) -> Tensor:
+    """c-: for each label one of the other classes, uniformly. labels: (B,) -> (B,)."""
+    shift = torch.randint(1, classes, labels.shape, generator=source, device=labels.device)
+    return (labels + shift) % classes
