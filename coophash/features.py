@@ -42,7 +42,8 @@ class Pixels:
     def __call__(self, files: Sequence[File]) -> NDArray[np.float32]:
         shape = (self.size, self.size)
         pixels = [read_pixels(Path(file), shape, self.channels) for file in files]
-        stacked = np.array(pixels, np.float32).reshape(len(pixels), -1)
+        width = self.channels * self.size * self.size
+        stacked = np.array(pixels, np.float32).reshape(len(pixels), width)
         return np.asarray(stacked / np.float32(127.5) - 1, np.float32)
 
     def describe(self) -> dict[str, Any]:
