@@ -44,9 +44,7 @@ class CCAHash:
         """
         narrow = min(pairs.image_dim, pairs.text_dim)
         if self.bits > narrow:
-            raise ValueError(
-                f"bits must be at most {narrow}, the narrower width, got {self.bits}"
-            )
+            raise ValueError(f"bits must be at most {narrow}, the narrower width, got {self.bits}")
         views = [np.asarray(v, np.float64) for v in (pairs.images, pairs.texts)]
         self.means = [view.mean(axis=0) for view in views]
         x, y = (view - mean for view, mean in zip(views, self.means, strict=True))

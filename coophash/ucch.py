@@ -27,10 +27,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from coophash.codes import pack, unpack
+from coophash.codes import pack
 from coophash.coop_terms import random_source
 from coophash.data.pairs import PairSet, feature_matrix
 from coophash.features import Source, describe_source, make_source
+from coophash.kernels import bank_contrast
 from coophash.ucch_config import PRESETS, UCCHConfig
 
 __all__ = ["UCCH", "MemoryBank", "PairEncoder", "UCCHConfig", "ucch_step"]
@@ -333,13 +334,16 @@ def ucch_step(
         hy = model.text_encoder(_disturbed(texts, c.text_noise, c.text_dropout, source))
     centre = (hx + hy).detach() / 2
 
-    if warm_up:
-        contrast = batch_contrast(hx, centre, c.temperature)
-        contrast = contrast + batch_contrast(hy, centre, c.temperature)
+    both = torch.stack([hx, hy])  # the two modalities share keys and negatives
+    if warm_up:  # every other pair of the batch is a negative, once
+        own = torch.arange(len(rows), device=rows.device)
+        losses = bank_contrast(both, pack(centre), own, temperature=c.temperature)
     else:
-        negatives = draw_negatives(len(bank), rows, c.negatives, c.exclude_positive, source)
-        contrast = bank_contrast(hx, bank.codes, rows, negatives, c.temperature)
-        contrast = contrast + bank_contrast(hy, bank.codes, rows, negatives, c.temperature)
+        losses = bank_contrast(
+            both, bank.codes, rows, c.negatives, temperature=c.temperature,
+            exclude_positive=c.exclude_positive, seed=seed, step=update,
+        )  # fmt: skip
+    contrast = losses.mean(1).sum()  # Eq. 3 with means over the batch, as the code has them
 
     similarity = hx @ hy.T  # M^xy, (B, B); its transpose is M^yx
     if c.ranking == "crl":
@@ -375,39 +379,11 @@ def _disturbed(features: Tensor, noise: float, dropout: float, source: torch.Gen
     return features
 
 
-def draw_negatives(
-    items: int, rows: Tensor, count: int, exclude_positive: bool, source: torch.Generator
-) -> Tensor:
-    """Bank rows of the negatives: (B, count), uniform, with replacement, each pair's own draw.
-
-    Without `exclude_positive` a pair's own row may be among them, as in the authors' code.
-    """
-    size = (len(rows), count)
-    if not exclude_positive:
-        return torch.randint(items, size, generator=source, device=rows.device)
-    if items < 2:
-        raise ValueError("exclude_positive needs a bank of at least 2 pairs")
-    drawn = torch.randint(items - 1, size, generator=source, device=rows.device)
-    return drawn + (drawn >= rows[:, None])  # over the own row
-
-
-def batch_contrast(outputs: Tensor, centre: Tensor, temperature: float) -> Tensor:
-    """L_c of one modality in the warm-up: the keys are the signs of the batch, (B, L) -> scalar."""
-    keys = unpack(pack(centre), outputs.shape[1]).to(outputs.dtype) / outputs.shape[1] ** 0.5
-    own = torch.arange(len(outputs), device=outputs.device)
-    return F.cross_entropy(outputs @ keys.T / temperature, own)
-
-
-def bank_contrast(
-    outputs: Tensor, codes: Tensor, rows: Tensor, negatives: Tensor, temperature: float
-) -> Tensor:
-    signs = unpack(codes, outputs.shape[1]).to(outputs.dtype)
-    scores = outputs @ signs.T / (temperature * outputs.shape[1] ** 0.5)
-    logits = torch.cat([scores.gather(1, rows[:, None]), scores.gather(1, negatives)], 1)
-    return -logits.log_softmax(1)[:, 0].mean()
-
-
 def crl_loss(similarity: Tensor, margin: float, shift: float, temperature: float) -> Tensor:
+    """L_r (Eq. 8, 14) of <h^x, h^y> (B, B), both directions, each a mean over the batch.
+
+    Negatives within the margin count as they are, those beyond it less `shift`.
+    """
     own = similarity.diagonal()
     shifted = similarity - shift
     loss = similarity.new_zeros(())

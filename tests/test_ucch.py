@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import coophash as ch
-from coophash.coop_terms import random_source
-from coophash.ucch import MemoryBank, draw_negatives, ucch_step
+from coophash.kernels import bank_draws
+from coophash.ucch import MemoryBank, ucch_step
 from coophash.ucch_config import PRESETS, UCCHConfig
 
 BITS, ITEMS, BATCH, K = 13, 30, 7, 11
@@ -122,9 +122,8 @@ def test_a_step_is_the_published_formulas(case, batch):
     bank.codes.copy_(ch.pack(bank.values))
     before = bank.values.clone()
     c = net.config
-    negatives = draw_negatives(
-        ITEMS, rows, K, c.exclude_positive, random_source(rows.device, 5, 17)
-    )
+    own_rows = rows.numpy() if c.exclude_positive else None
+    negatives = bank_draws(BATCH, K, ITEMS, seed=5, step=17, positives=own_rows)
     loss, L_c, L_r, updated = naive(net, before, rows, images, texts, negatives, warm_up)
     expected = torch.autograd.grad(loss, list(net.parameters()))
 
@@ -155,20 +154,6 @@ def test_the_gradient_is_clipped_over_both_networks(batch):
     )  # fmt: skip
     norm = math.sqrt(sum(float(p.grad.square().sum()) for p in net.parameters()))
     assert norm == pytest.approx(0.01, rel=1e-3)
-
-
-def test_negatives_are_uniform_and_leave_the_positive_out_when_asked():
-    rows = torch.arange(5)
-    for exclude in (False, True):
-        drawn = draw_negatives(5, rows, 20_000, exclude, random_source(rows.device, 0, 0))
-        share = torch.stack([(drawn == item).double().mean(1) for item in range(5)], 1)
-        expected = torch.full((5, 5), 0.2, dtype=torch.float64)
-        if exclude:
-            expected = 0.25 * (1 - torch.eye(5, dtype=torch.float64))
-        torch.testing.assert_close(share, expected, rtol=0, atol=0.015)
-        assert (share.diagonal() == 0).all() == exclude
-    with pytest.raises(ValueError, match="at least 2 pairs"):
-        draw_negatives(1, torch.zeros(1, dtype=torch.int64), 4, True, torch.Generator())
 
 
 def test_the_bank_starts_with_fair_signs_of_length_one():
