@@ -115,7 +115,7 @@ class UCCH(nn.Module):
 
     Args:
         bits, image_dim, text_dim: see `UCCHConfig`.
-        preset: "paper", "mirflickr", "nuswide" or "mscoco", see `coophash.ucch_config`.
+        preset: "paper", "mirflickr", "nuswide", "mscoco" or "ours", see `coophash.ucch_config`.
         seed: of the initial weights.
         sources: what makes features of raw images and texts, {"image": ..., "text": ...} as
             `coophash.features.describe_source` gives them; None for features alone.

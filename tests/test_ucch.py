@@ -9,7 +9,7 @@ import torch
 
 import coophash as ch
 from coophash.kernels import bank_draws
-from coophash.ucch import MemoryBank, ucch_step
+from coophash.ucch import MemoryBank, _disturbed, ucch_step
 from coophash.ucch_config import PRESETS, UCCHConfig
 
 BITS, ITEMS, BATCH, K = 13, 30, 7, 11
@@ -193,6 +193,22 @@ def test_presets_are_the_published_settings():
         assert (c.learning_rate, c.epochs, c.batch_size) == (1e-4, 20, 256)
         assert (c.image_hidden, c.text_hidden) == ((8192, 8192), (8192,))
         assert c.ranking_temperature == 1.0 and not c.exclude_positive and not c.standardize
+
+
+def test_noise_and_holes_are_in_training_alone_and_of_the_size_that_is_asked_for():
+    features = torch.ones(4000, 50)
+    source = torch.Generator().manual_seed(0)
+    assert _disturbed(features, 0.0, 0.0, source) is features
+    noisy = _disturbed(features, 0.6, 0.0, source) - 1
+    spread = noisy.std(dim=1)  # of each pair its own, uniform from 0 to 0.6
+    assert float(spread.min()) < 0.03 and 0.5 < float(spread.max()) < 0.75
+    assert float(noisy.square().mean()) == pytest.approx(0.6**2 / 3, rel=0.05)
+    holed = _disturbed(features, 0.0, 0.3, source)
+    assert set(holed.unique().tolist()) == {0.0, 1.0}
+    assert float(holed.mean()) == pytest.approx(0.7, abs=0.01)
+    net = ch.UCCH(BITS, 6, 5, preset="ours", **{**SMALL, "negatives": K})
+    images = torch.randn(3, 6)
+    assert torch.equal(net.image_outputs(images), net.image_outputs(images))
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,19 @@ def test_a_stopped_run_resumes_to_the_same_weights(tmp_path, monkeypatch, stop):
     assert np.array_equal(again.encode_image(pairs(9, 3)), net.encode_image(pairs(9, 3)))
 
 
+def test_a_power_of_the_features_comes_before_their_statistics():
+    random = np.random.default_rng(0)
+    data = PairSet(random.exponential(size=(90, 10)), random.normal(size=(90, 8)))
+    net = model(feature_power=0.5)
+    net.learn_statistics(data)
+    shown = net.prepared(net.image_encoder, torch.from_numpy(data.images)).numpy()
+    root = np.sqrt(data.images)
+    np.testing.assert_allclose(shown, (root - root.mean(0)) / root.std(0), atol=1e-4)
+    signed = net.prepared(net.text_encoder, torch.from_numpy(data.texts)).numpy()
+    root = np.sign(data.texts) * np.sqrt(abs(data.texts))
+    np.testing.assert_allclose(signed, (root - root.mean(0)) / root.std(0), atol=1e-4)
+
+
 def test_the_pairs_held_out_are_not_trained_on(monkeypatch):
     seen = set()
     step = ucch_training.ucch_step
