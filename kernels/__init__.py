@@ -14,6 +14,8 @@ _NAMES = {
     "bank_contrast": "coophash.kernels.contrast",
     "bank_contrast_reference": "coophash.kernels.contrast",
     "bank_draws": "coophash.kernels.draws",
+    "bank_update": "coophash.kernels.bank",
+    "bank_update_reference": "coophash.kernels.bank",
     "bias_leaky_relu": "coophash.kernels.leaky_relu",
     "bias_leaky_relu_bits": "coophash.kernels.leaky_relu",
     "bias_leaky_relu_reference": "coophash.kernels.leaky_relu",
@@ -24,6 +26,8 @@ _NAMES = {
     "leaky_relu_backward": "coophash.kernels.leaky_relu",
     "philox_normal": "coophash.kernels.philox",
     "raise_for_nan": "coophash.kernels.signs",
+    "ranking_loss": "coophash.kernels.ranking",
+    "ranking_loss_reference": "coophash.kernels.ranking",
     "sign_pack": "coophash.kernels.signs",
     "triton_missing": "coophash.kernels._backend",
 }
@@ -45,6 +49,8 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from coophash.kernels._backend import triton_missing as triton_missing
+    from coophash.kernels.bank import bank_update as bank_update
+    from coophash.kernels.bank import bank_update_reference as bank_update_reference
     from coophash.kernels.contrast import bank_contrast as bank_contrast
     from coophash.kernels.contrast import bank_contrast_reference as bank_contrast_reference
     from coophash.kernels.draws import bank_draws as bank_draws
@@ -60,5 +66,7 @@ if TYPE_CHECKING:
     )
     from coophash.kernels.leaky_relu import leaky_relu_backward as leaky_relu_backward
     from coophash.kernels.philox import philox_normal as philox_normal
+    from coophash.kernels.ranking import ranking_loss as ranking_loss
+    from coophash.kernels.ranking import ranking_loss_reference as ranking_loss_reference
     from coophash.kernels.signs import raise_for_nan as raise_for_nan
     from coophash.kernels.signs import sign_pack as sign_pack

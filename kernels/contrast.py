@@ -26,16 +26,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coophash.codes import MAX_BITS, unpack, width_of
+from coophash.codes import unpack
+from coophash.kernels._bank_arguments import (
+    check_outputs,
+    check_packed,
+    check_range,
+    check_rows,
+    check_tensors,
+)
 from coophash.kernels._langevin_arguments import Integer, counter
 from coophash.kernels._library import once_differentiable, register
 from coophash.kernels.draws import bank_draws, stream_words
 
 # What the `negatives` of the op means where it is not a number of draws.
 ALL_ROWS, GIVEN_ROWS = -1, -2
-
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_ROWS = (torch.int32, torch.int64)
 
 # Of the reference, by measurement on one core. All rows cost less than the drawn ones while there
 # are fewer than so many rows to a draw: a product of two matrices against gathered rows.
@@ -107,29 +111,35 @@ def _contrast(
     own_logits = (scaled * own).sum(2)  # (S, B)
     loss = torch.empty((sets, batch), dtype=compute, device=queries.device)
     slope = scaled.new_empty(scaled.shape if with_slope else (0,))
+
+    def write(part: slice, softmax: _Softmax) -> None:
+        log_sum = softmax.total.log().add_(softmax.largest).view(sets, -1)
+        loss[:, part] = log_sum - own_logits[:, part]
+        if with_slope:
+            mean = softmax.signs.div_(softmax.total).view(sets, -1, bits)
+            slope[:, part] = mean.sub_(own[part]).mul_(scale)
+
     dense = drawn is None or len(codes) <= _DENSE_ROWS_PER_DRAW * count
-    at_once = max(1, _COUNTS // (len(codes) if dense else 4 * count))
+    at_once = max(1, _COUNTS // (max(len(codes), 2 * count) if dense else 4 * count))
     for start in range(0, batch, at_once):
         stop = min(start + at_once, batch)
         part = slice(start, stop)
         rows = None if drawn is None else drawn(start, stop)
         if dense:
-            found = [_over_all_rows(scaled[:, part], own_logits[:, part], own[part], codes,
-                                    positives[part], rows, with_slope)]  # fmt: skip
-        else:
-            assert rows is not None
-            found = [
-                _over_drawn_rows(scaled[:, i], own_logits[:, i], own[i], codes, negatives,
-                                 with_slope)
-                for i, negatives in zip(range(start, stop), rows, strict=True)
-            ]  # fmt: skip
-        for i, softmax in enumerate(found):
-            here = part if dense else slice(start + i, start + i + 1)
-            log_sum = softmax.total.log().add_(softmax.largest).view(sets, -1)
-            loss[:, here] = log_sum - own_logits[:, here]
-            if with_slope:
-                mean = softmax.signs.div_(softmax.total).view(sets, -1, bits)
-                slope[:, here] = mean.sub_(own[here]).mul_(scale)
+            softmax = _over_all_rows(
+                scaled[:, part], own_logits[:, part], own[part], codes, positives[part], rows,
+                with_slope,
+            )  # fmt: skip
+            write(part, softmax)
+            continue
+        assert rows is not None
+        for i, negatives in zip(range(start, stop), rows, strict=True):
+            # Written at once: what is kept of each sample would lie between the large tensors of
+            # the next, and the allocator would ask for ever more memory.
+            softmax = _over_drawn_rows(
+                scaled[:, i], own_logits[:, i], own[i], codes, negatives, with_slope
+            )
+            write(slice(i, i + 1), softmax)
     return loss, slope
 
 
@@ -194,12 +204,12 @@ def run_reference(
     *integers: int,
 ) -> tuple[Tensor, Tensor]:
     rows = len(codes)
-    _check_range("positives", positives, rows)
+    check_range("positives", positives, "codes", rows)
     draw: Callable[[int, int], Tensor] | None
     if negatives == ALL_ROWS:
         draw, count = None, rows - 1
     elif drawn is not None:
-        _check_range("negatives", drawn, rows)
+        check_range("negatives", drawn, "codes", rows)
         given = drawn
         draw, count = (lambda start, stop: given[start:stop].long()), drawn.shape[1]
     else:
@@ -215,16 +225,6 @@ def run_reference(
 
         count = negatives
     return _contrast(queries, codes, positives.long(), count, draw, temperature, with_slope)
-
-
-def _check_range(name: str, rows: Tensor, count: int) -> None:
-    if not rows.numel():
-        return
-    low, high = (int(bound) for bound in rows.aminmax())
-    if low < 0 or high >= count:
-        raise ValueError(
-            f"{name} must be rows of codes, 0 … {count - 1}, got {low if low < 0 else high}"
-        )
 
 
 def _fake(
@@ -316,48 +316,14 @@ def bank_contrast(
 
 
 def _check(queries: Any, codes: Any, positives: Any, temperature: Any) -> None:
-    for name, value in (("queries", queries), ("codes", codes), ("positives", positives)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
-        if value.device != queries.device:
-            raise ValueError(
-                f"{name} must be on the device of queries, {queries.device}, got {value.device}: "
-                f"call {name}.to(queries.device) first"
-            )
-    if queries.dtype not in _DTYPES:
-        raise TypeError(
-            f"queries must be float32, bfloat16, float16 or float64, got {queries.dtype}: "
-            "call queries.float() first"
-        )
-    if queries.dim() not in (2, 3) or not 1 <= queries.shape[-1] <= MAX_BITS:
-        raise ValueError(
-            f"queries must be (B, L) or (S, B, L) of 1 to {MAX_BITS} bits, "
-            f"got {tuple(queries.shape)}"
-        )
-    batch, bits = queries.shape[-2:]
-    check_packed("codes", codes, bits)
+    check_tensors("queries", queries=queries, codes=codes, positives=positives)
+    batch, bits = check_outputs("queries", queries)
+    check_packed(codes, bits)
     check_rows("positives", positives, (batch,))
     if not isinstance(temperature, Real):
         raise TypeError(f"temperature must be a number, got {type(temperature).__name__}")
     if not 0.0 < float(temperature) < math.inf:
         raise ValueError(f"temperature must be a finite number > 0, got {temperature!r}")
-
-
-def check_packed(name: str, codes: Tensor, bits: int) -> None:
-    if codes.dtype != torch.uint8 or codes.dim() != 2 or codes.shape[1] != width_of(bits):
-        raise (ValueError if codes.dtype == torch.uint8 else TypeError)(
-            f"{name} must be uint8 (n, {width_of(bits)}) for {bits} bits, "
-            f"got {codes.dtype} {tuple(codes.shape)}: call coophash.pack({name}) first"
-        )
-    if not 1 <= codes.shape[0] < 1 << 31:  # len() would fix the number in an exported graph
-        raise ValueError(f"{name} must have 1 to 2**31 - 1 rows, got {codes.shape[0]}")
-
-
-def check_rows(name: str, rows: Tensor, shape: tuple[int, ...]) -> None:
-    if rows.dtype not in _ROWS:
-        raise TypeError(f"{name} must be int32 or int64, got {rows.dtype}: call {name}.long()")
-    if rows.shape != shape:
-        raise ValueError(f"{name} must have the shape {shape}, got {tuple(rows.shape)}")
 
 
 def _check_negatives(
@@ -379,11 +345,7 @@ def _check_negatives(
             "negatives must be a number of draws, a tensor of rows or None, "
             f"got {type(negatives).__name__}"
         )
-    if negatives.device != queries.device:
-        raise ValueError(
-            f"negatives must be on the device of queries, {queries.device}, "
-            f"got {negatives.device}: call negatives.to(queries.device) first"
-        )
+    check_tensors("queries", queries=queries, negatives=negatives)
     if negatives.dim() != 2 or negatives.shape[1] < 1:
         raise ValueError(f"negatives must be (B, K) rows with K >= 1, got {tuple(negatives.shape)}")
     check_rows("negatives", negatives, (queries.shape[-2], negatives.shape[1]))

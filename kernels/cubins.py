@@ -32,6 +32,8 @@ MODULES = (
     "coophash.kernels.leaky_relu_triton",
     "coophash.kernels.signs_triton",
     "coophash.kernels.contrast_triton",
+    "coophash.kernels.bank_triton",
+    "coophash.kernels.ranking_triton",
 )
 INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", re.M)
 # For sm_80 ptxas writes some jumps within a kernel as calls that do not come back.

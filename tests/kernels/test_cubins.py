@@ -68,6 +68,18 @@ LIMITS = {
     "bank_contrast fp32 32 bits x 2 drawn": _contrast(8.5, barriers=7),
     "bank_contrast fp32 2048 bits x 2 drawn": _contrast(11, barriers=28),
     "bank_contrast merge 128 bits": Limit(64, 120, absent=EXCHANGE[:-1]),
+    "bank_update fp32 fp32 128 bits": Limit(
+        64, 120, {"STG.E.128": 1, "STG.E.U8": 1, "LDG.E": 0}, ("LDS", "STS", "BAR")
+    ),
+    "bank_update fp32 bf16 512 bits": Limit(64, 130, {"STG.E.128": 1, "LDG.E.U16": 0, "LDG.E": 0}),
+    "ranking_loss rows fp32": Limit(96, 60, {"LDG.E.128": 4}),
+    "ranking_loss columns fp32": Limit(64, 50, {"LDG.E.128": 4}),
+    "ranking_loss backward fp32": Limit(
+        64, 40, {"LDG.E.128": 3, "STG.E.128": 2, "MUFU.EX2": 16}, EXCHANGE
+    ),
+    "ranking_loss backward bf16": Limit(
+        64, 45, {"LDG.E.128": 3, "STG.E.128": 1, "MUFU.EX2": 16}, EXCHANGE
+    ),
     # The interpreter propagates NaN in any case, so only the object code can show it: FMNMX.NAN.
     "langevin_step fp32 fp32 drawn": replace(
         _langevin(64, 55, loads=8),

@@ -26,7 +26,9 @@ CASES = {
     "langevin": 125,
     "leaky_relu": 60,
     "signs": 166,
+    "bank": 60,
     "contrast": 64,
+    "ranking": 42,
 }
 
 
