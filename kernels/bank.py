@@ -68,7 +68,8 @@ def bank_update_reference(
 
 def _length(u: Tensor) -> Tensor:
     """(B, 1), to divide by: as torch.nn.functional.normalize does."""
-    return torch.linalg.vector_norm(u, dim=1, keepdim=True).clamp_min_(1e-12)
+    length: Tensor = torch.linalg.vector_norm(u, dim=1, keepdim=True)
+    return length.clamp_min_(1e-12)
 
 
 def _fake(values: Tensor, codes: Tensor, rows: Tensor, outputs: Tensor, *rest: Any) -> None:

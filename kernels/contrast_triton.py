@@ -314,8 +314,7 @@ def cubin_variants() -> list[Variant]:
         main("captured", 128),  # all that the kernel can do
         main("given", 128),
         main("all", 128),
-        main("drawn", 128, sets=1, queries="bf16"),
-        main("drawn", 32),
+        main("drawn", 32, sets=1, queries="bf16"),
         main("drawn", 2048),
         Variant(
             "bank_contrast merge 128 bits", bank_contrast_merge_kernel, types,

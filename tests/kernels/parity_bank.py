@@ -22,7 +22,7 @@ def compare(case, values, rows, outputs, allowed=5e-7, codes=None, **options):
 
 torch.manual_seed(0)
 rows = torch.tensor([3, 9, 0, 12, 5])
-for bits in (1, 8, 13, 64, 100, 128, 257, 1030):
+for bits in (1, 13, 64, 257, 1030):
     values = torch.nn.functional.normalize(torch.randn(13, bits), dim=1)
     outputs = torch.nn.functional.normalize(torch.randn(2, 5, bits), dim=2)
     for dtype in (torch.float32, torch.bfloat16):
@@ -33,7 +33,7 @@ for bits in (1, 8, 13, 64, 100, 128, 257, 1030):
         compare(f"{name} paper", v, rows.int(), h, normalize=False)
 compare("repeated rows", values, torch.tensor([3, 9, 3, 9, 3]), outputs)
 compare("more rows than are compared at a time", torch.randn(600, 5),
-        torch.arange(2500) % 600, torch.randn(2500, 5))  # fmt: skip
+        torch.arange(1050) % 600, torch.randn(1050, 5))  # fmt: skip
 compare("one set", values, rows, outputs[0])
 compare("three sets", values, rows, torch.randn(3, 5, 1030))
 compare("mixed dtypes", values, rows, outputs.bfloat16())

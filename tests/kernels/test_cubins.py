@@ -64,8 +64,7 @@ LIMITS = {
     "bank_contrast fp32 128 bits x 2 captured": _contrast(8, barriers=7),
     "bank_contrast fp32 128 bits x 2 given": _contrast(8, barriers=7),
     "bank_contrast fp32 128 bits x 2 all": _contrast(10, barriers=7),
-    "bank_contrast bf16 128 bits x 1 drawn": _contrast(12, barriers=3),
-    "bank_contrast fp32 32 bits x 2 drawn": _contrast(8.5, barriers=7),
+    "bank_contrast bf16 32 bits x 1 drawn": _contrast(12, barriers=3),
     "bank_contrast fp32 2048 bits x 2 drawn": _contrast(11, barriers=28),
     "bank_contrast merge 128 bits": Limit(64, 120, absent=EXCHANGE[:-1]),
     "bank_update fp32 fp32 128 bits": Limit(

@@ -26,7 +26,7 @@ CASES = {
     "langevin": 125,
     "leaky_relu": 60,
     "signs": 166,
-    "bank": 60,
+    "bank": 43,
     "contrast": 64,
     "ranking": 42,
 }
