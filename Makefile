@@ -4,6 +4,7 @@
 #
 # make kernel-check  the search core by itself, every instruction set that this machine runs
 # make neon-check    the same for 64-bit ARM, by a cross compiler and an emulator
+# make cuda-check    the CUDA search by itself, its kernels run by an emulator on the CPU
 # make asan | tsan   search tests on a build with AddressSanitizer and UBSan | ThreadSanitizer
 #
 # make bench  benchmarks beside their peers -> benchmarks/results/
@@ -14,13 +15,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml MANIFEST.in $(wildcard csrc/*.* csrc/*/*.*)
-CPP := $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h csrc/cuda/*.cu csrc/cuda/*.h csrc/cuda/*.cuh) \
-       $(wildcard tests/csrc/*.cpp tests/csrc/*.h)
+CPP := $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h csrc/cuda/*.cu csrc/cuda/*.cpp csrc/cuda/*.h csrc/cuda/*.cuh) \
+       $(wildcard tests/csrc/*.cpp tests/csrc/*.h tests/csrc/*/*.cpp tests/csrc/*/*.h)
 # Build requirements are pinned too, so the variable and not the option.
 export PIP_CONSTRAINT := $(abspath constraints.txt)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test pytest lint types format bench gpu clean kernel-check neon-check asan tsan
+.PHONY: demo test pytest lint types format bench gpu clean kernel-check neon-check cuda-check asan tsan
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m coophash demo --out demo-report
@@ -54,6 +55,10 @@ kernel-check: $(VENV)/.dev
 neon-check: $(VENV)/.dev
 	$(BIN)/python tests/csrc/build_check.py --neon
 	$(BIN)/python tests/csrc/build_check.py --neon -- --threads
+
+cuda-check: $(VENV)/.dev
+	$(BIN)/python tests/csrc/build_cuda_check.py
+	$(BIN)/python tests/csrc/build_cuda_check.py --sanitize address -- --short
 
 asan: $(VENV)/.dev
 	$(BIN)/python tests/sanitize.py address

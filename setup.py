@@ -40,6 +40,7 @@ COMMON = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fvisibility-inl
 WARNINGS = ["-Wall", "-Wextra", "-Wshadow"]
 CPU_SOURCES = {
     "bindings.cpp": [],
+    "bindings_cuda.cpp": [],
     "bindings_mih.cpp": [],
     "build_info.cpp": [],
     "cpu/bandwidth.cpp": [],
@@ -96,9 +97,23 @@ SANITIZERS = {
     "thread": ["-fsanitize=thread"],
 }
 SANITIZED = ["-O1", "-g", "-fno-omit-frame-pointer"]
-CUDA_SOURCE = "cuda/flat.cu"
-# 103 is left out: it runs the cubin of 100, and nvcc 13.2 is known to miscompile for it.
-DEFAULT_ARCHS = ["75", "80", "86", "89", "90", "100", "120"]
+# The architectures that each has code for: all, or none (host code alone), or those named.
+CUDA_SOURCES = {
+    "cuda/collect.cu": "all",
+    "cuda/device.cpp": "none",
+    "cuda/feeder.cpp": "none",
+    "cuda/histogram.cu": "all",
+    "cuda/mma.cu": "all",
+    "cuda/paths.cpp": "none",
+    "cuda/range.cpp": "none",
+    "cuda/select.cu": "all",
+    "cuda/ties.cu": "all",
+    "cuda/topk.cpp": "none",
+    "cuda/wgmma.cu": "90a",
+}
+# 87, 88, 103 and 121 are left out: they run the cubins of 86, 100 and 120, and nvcc 13.2 is known to
+# miscompile for 103.
+DEFAULT_ARCHS = ["75", "80", "86", "89", "90", "100", "110", "120"]
 
 
 class NoCuda(Exception):
@@ -169,12 +184,18 @@ class Nvcc:
                 return library
         raise NoCuda(f"libcudart_static.a is in none of {', '.join(map(str, places))}")
 
-    def compile_command(self, source: Path, target: Path) -> list[str]:
+    def compile_command(self, source: Path, target: Path, archs: str = "all") -> list[str]:
+        newest = self.archs[-1]
         targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in self.archs]
-        targets.append(f"-gencode=arch=compute_{self.archs[-1]},code=compute_{self.archs[-1]}")
-        host = ["-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall"]
+        targets.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")
+        if archs == "none":
+            targets = []
+        elif archs != "all" and archs.rstrip("a") in self.archs:
+            targets = [f"-gencode=arch=compute_{archs},code=sm_{archs}"]
+            targets.append(f"-DCOOPHASH_{source.stem.upper()}_BUILT")
+        host = ["-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall,-Wno-unknown-pragmas"]
         return [
-            *[self.path, "-std=c++17", "-O3", "--threads", "0", *host, *targets],
+            *[self.path, "-std=c++17", "-O3", *host, *targets],
             *["-c", str(source), "-o", str(target)],
         ]
 
@@ -199,13 +220,14 @@ class Build(build_ext):
         self.system = [f"-isystem{path}" for path in headers]
         jobs = int(os.environ.get("MAX_JOBS") or 0) or cores()
         with ThreadPoolExecutor(jobs) as pool:
-            cuda = pool.submit(self._cuda)
+            # nvcc takes longest: it begins
+            cuda = ThreadPoolExecutor(1).submit(self._cuda, pool)
             first = [s for s in CPU_SOURCES if s != "build_info.cpp"]
             objects = list(pool.map(self._compile, first))
-            cuda_object, libraries, nvcc, reason = cuda.result()
+            cuda_objects, libraries, nvcc, reason = cuda.result()
         self._write_build_info(nvcc, reason)
         objects.append(self._compile("build_info.cpp"))
-        objects.append(cuda_object or self._compile("cuda/absent.cpp"))
+        objects += cuda_objects or [self._compile("cuda/absent.cpp")]
 
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -265,27 +287,32 @@ class Build(build_ext):
         if output.strip():
             print(output, flush=True)
 
-    def _cuda(self) -> tuple[Path | None, list[str], Nvcc | None, str]:
-        """The CUDA object, what it links with, the compiler, and why it is missing if it is."""
+    def _cuda(
+        self, pool: ThreadPoolExecutor
+    ) -> tuple[list[Path], list[str], Nvcc | None, str]:
+        """The CUDA objects, what they link with, the compiler, and why there is none if so."""
         wanted = os.environ.get("COOPHASH_CUDA", "auto").lower()
         if wanted not in ("auto", "0", "1"):
             raise SystemExit(f"COOPHASH_CUDA must be auto, 0 or 1, got {wanted!r}")
         if wanted == "0":
-            return None, [], None, "COOPHASH_CUDA=0 when it was built"
+            return [], [], None, "COOPHASH_CUDA=0 when it was built"
         try:
             nvcc = Nvcc()
-            target = self.folder / "flat.cu.o"
+            commands, objects = [], []
+            for name, archs in CUDA_SOURCES.items():
+                objects.append(self.folder / (name.replace("/", "_") + ".o"))
+                commands.append(nvcc.compile_command(CSRC / name, objects[-1], archs))
             try:
-                run(nvcc.compile_command(CSRC / CUDA_SOURCE, target))
+                list(pool.map(run, commands))
             except RuntimeError as error:
                 print(error, file=sys.stderr, flush=True)
                 raise NoCuda(f"nvcc {nvcc.version} could not compile it") from None
         except NoCuda as missing:
             if wanted == "1":
                 raise SystemExit(f"COOPHASH_CUDA=1, but: {missing}") from None
-            return None, [], None, f"{missing} when it was built"
+            return [], [], None, f"{missing} when it was built"
         libraries = [str(nvcc.runtime), "-ldl", "-lrt", "-lpthread"]
-        return target, libraries, nvcc, ""
+        return objects, libraries, nvcc, ""
 
     def _write_build_info(self, nvcc: Nvcc | None, reason: str) -> None:
         version = self.distribution.get_version()
@@ -309,7 +336,7 @@ class Build(build_ext):
 
 def sources() -> list[str]:
     """Everything that belongs into a source distribution."""
-    names = [*CPU_SOURCES, CUDA_SOURCE, "cuda/absent.cpp"]
+    names = [*CPU_SOURCES, *CUDA_SOURCES, "cuda/absent.cpp"]
     return [str(CSRC / name) for name in names]
 
 

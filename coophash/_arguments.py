@@ -8,6 +8,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from coophash import _native
 from coophash._memory import check_memory
 from coophash._rows import Span, bitset_of, to_bitset
 from coophash.codes import as_numpy, check_codes
@@ -29,18 +30,22 @@ def pair(
 
 
 def span(rows: NDArray[np.uint8], allow: Any) -> Span:
+    return rows, None, 0, allow_words(allow, rows.shape[0])
+
+
+def allow_words(allow: Any, rows: int) -> NDArray[np.uint64] | None:
+    """The bitset of the rows of a database that count, given as a mask or as row numbers."""
     if allow is None:
-        return rows, None, 0, None
+        return None
     array = check_allow(allow)
     if array.dtype == np.bool_:
-        check_mask(array, rows.shape[0], "of the database")
-        return rows, None, 0, to_bitset(array)
-    if array.size and (array.min() < 0 or array.max() >= rows.shape[0]):
+        check_mask(array, rows, "of the database")
+        return to_bitset(array)
+    if array.size and (array.min() < 0 or array.max() >= rows):
         raise ValueError(
-            f"allow must hold row numbers 0 to {rows.shape[0] - 1}, got {array.min()} to "
-            f"{array.max()}"
+            f"allow must hold row numbers 0 to {rows - 1}, got {array.min()} to {array.max()}"
         )
-    return rows, None, 0, bitset_of(array, rows.shape[0])
+    return bitset_of(array, rows)
 
 
 def check_allow(allow: Any) -> NDArray[Any]:
@@ -74,12 +79,14 @@ def check_ids(ids: Any, name: str) -> NDArray[np.int64]:
     return np.ascontiguousarray(array, np.int64)
 
 
-def check_k(k: Any, queries: int) -> int:
+def check_k(k: Any, queries: int, in_memory: bool = True) -> int:
+    """k as int, and that main memory has room for the results if that is where they go."""
     if isinstance(k, bool) or not isinstance(k, int | np.integer):
         raise TypeError(f"k must be a whole number, got {type(k).__name__}")
     if not 0 <= k < 1 << 31:
         raise ValueError(f"k must be 0 to {(1 << 31) - 1}, got {k}")
-    check_memory(12 * int(k) * queries, f"k = {k} results for each of {queries} queries")
+    if in_memory:
+        check_memory(12 * int(k) * queries, f"k = {k} results for each of {queries} queries")
     return int(k)
 
 
@@ -101,8 +108,36 @@ def admit_range(radius: int, queries: int) -> Callable[[int], None]:
     return admit
 
 
-def check_choice(name: str, value: Any, choices: Any, later: dict[str, str]) -> None:
+def check_choice(name: str, value: Any, choices: Any) -> None:
     if value not in get_args(choices):
         raise ValueError(f"{name} must be one of {get_args(choices)}, got {value!r}")
-    if value in later:
-        raise NotImplementedError(f"{name}={value!r} is not available yet: {later[value]}")
+
+
+def check_device(device: Any, method: str) -> int | None:
+    """The number of a CUDA device, or None for the CPU.
+
+    Raises:
+        TypeError, ValueError: it is no device, or not one for this method.
+        RuntimeError: there is no such device here; the message says why.
+    """
+    if not isinstance(device, str):
+        raise TypeError(f'device must be "cpu", "cuda" or "cuda:0", got {type(device).__name__}')
+    if device == "cpu":
+        return None
+    kind, colon, number = device.partition(":")
+    if kind != "cuda" or (colon and not number.isdecimal()):
+        raise ValueError(f'device must be "cpu", "cuda" or "cuda:0" and so on, got {device!r}')
+    if method != "flat":
+        raise ValueError(
+            f'method="{method}" searches on the CPU alone: it follows tables to a few codes, one '
+            f'after another, which a GPU is slow at; give method="flat" with device={device!r}'
+        )
+    if why := _native.cuda_status():
+        raise RuntimeError(
+            f'device={device!r}: {why} (`coophash doctor` says more); device="cpu" gives the same '
+            "results"
+        )
+    there = len(_native.cuda().cuda_devices())
+    if int(number or 0) >= there:
+        raise RuntimeError(f"device={device!r}: this machine has {there} CUDA devices, from cuda:0")
+    return int(number or 0)

@@ -9,22 +9,23 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from coophash import _native
+from coophash import _cuda, _native
 from coophash._arguments import (
     admit_range,
     check_allow,
     check_choice,
+    check_device,
     check_ids,
     check_k,
     check_mask,
     check_radius,
 )
+from coophash._cuda_rows import DeviceRows
 from coophash._mih import MultiIndex, Snapshot
 from coophash._rows import Rows
 from coophash.codes import as_numpy, check_bits, check_codes, width_of
 
 Method = Literal["flat", "mih"]
-Device = Literal["cpu", "cuda"]
 
 
 class HammingIndex:
@@ -51,26 +52,33 @@ class HammingIndex:
         method: "flat" compares with every code. "mih", multi-index hashing, looks only at codes
             that agree with the query in most of some part of their bits, and stops when no other
             can be as near. Results are the same, bit for bit.
-        device: "cpu". "cuda" is not available yet.
-        threads: how many a search uses; None for all cores.
+        device: "cpu", or "cuda" or "cuda:1" and so on for a GPU, with method "flat". The index
+            stays in main memory or in its files, and the device has a copy of the codes; what does
+            not fit there is streamed through it by each search. k is at most 16,384 then. Results
+            are the same, bit for bit; they are where the queries are.
+        threads: how many a search on the CPU uses; None for all cores.
+
+    Raises:
+        RuntimeError: there is no such device; the message says why.
     """
 
     def __init__(
         self,
         bits: int,
         method: Method = "flat",
-        device: Device = "cpu",
+        device: str = "cpu",
         threads: int | None = None,
     ) -> None:
         self._bits = check_bits(bits)
-        check_choice("method", method, Method, {})
-        check_choice("device", device, Device, {"cuda": 'device="cpu" gives the same results'})
+        check_choice("method", method, Method)
+        number = check_device(device, method)
         _native.check_threads(threads)
         self._method = method
         self._device = device
         self.threads = threads
         self._rows = Rows(width_of(self._bits))
         self._tables = MultiIndex(self._bits, self._rows.width) if method == "mih" else None
+        self._on_device = None if number is None else DeviceRows(number, self._rows.width)
         self._lock = threading.RLock()
 
     @property
@@ -161,6 +169,11 @@ class HammingIndex:
             distances: int32 (Q, k), ascending; 2147483647 where there is no code left.
             ids: int64 (Q, k), ascending where distances are equal; -1 where there is no code left.
         """
+        if self._on_device:
+            target = self._on_device.target(self._snapshot(allow))
+            asked = _cuda.ask(queries, target, self._bits)
+            k = check_k(k, asked.codes.shape[0], asked.to_host is not None)
+            return _cuda.topk(target, asked, k)
         codes, restore = self._queries(queries)
         k = check_k(k, codes.shape[0])
         snapshot = self._snapshot(allow)
@@ -194,6 +207,12 @@ class HammingIndex:
         Raises:
             MemoryError: the results are more than there is memory for; the message says how many.
         """
+        if self._on_device:
+            target = self._on_device.target(self._snapshot(allow))
+            asked = _cuda.ask(queries, target, self._bits)
+            radius = check_radius(radius, self.width)
+            admit = admit_range(radius, asked.codes.shape[0])
+            return _cuda.range_search(target, asked, radius, admit)
         codes, restore = self._queries(queries)
         radius = check_radius(radius, self.width)
         snapshot = self._snapshot(allow)
@@ -260,7 +279,7 @@ class HammingIndex:
         cls,
         path: str | os.PathLike[str],
         mmap: bool = True,
-        device: Device = "cpu",
+        device: str = "cpu",
         threads: int | None = None,
     ) -> HammingIndex:
         """Open an index that `save` wrote.

@@ -26,6 +26,29 @@ def library() -> ModuleType:
         ) from error
 
 
+def cuda() -> ModuleType:
+    """What has the functions cuda_* and the class CudaMemory: the extension."""
+    return library()
+
+
+def cuda_status() -> str:
+    """An empty text if a CUDA device can be used, or why none can."""
+    status: str = cuda().cuda_status()
+    return status
+
+
+def backend() -> str:
+    """What COOPHASH_BACKEND asks for.
+
+    Raises:
+        ValueError: it is not one of its choices.
+    """
+    name = os.environ.get("COOPHASH_BACKEND", "") or "auto"
+    if name not in BACKENDS:
+        raise ValueError(f"COOPHASH_BACKEND must be one of {', '.join(BACKENDS)}, got {name!r}")
+    return name
+
+
 def isa() -> str:
     """The instruction set for the next call: its name, or "" for the fastest of this machine.
 
@@ -33,15 +56,13 @@ def isa() -> str:
         ValueError: COOPHASH_ISA or COOPHASH_BACKEND has a value that is not one of its choices.
         RuntimeError: what they ask for cannot run here; the message says why.
     """
-    backend = os.environ.get("COOPHASH_BACKEND", "") or "auto"
-    if backend not in BACKENDS:
-        raise ValueError(f"COOPHASH_BACKEND must be one of {', '.join(BACKENDS)}, got {backend!r}")
-    if backend == "cuda":
+    name = backend()
+    if name == "cuda":
         raise RuntimeError(
-            "COOPHASH_BACKEND=cuda: searching on CUDA is not available yet; unset it, or set it to "
-            "native"
+            'COOPHASH_BACKEND=cuda: this search runs on the CPU; give the index device="cuda", or '
+            "unset it"
         )
-    if backend == "reference":
+    if name == "reference":
         return "serial"
     # "triton" is about the training ops: search has no Triton backend and is chosen as with "auto"
     name = os.environ.get("COOPHASH_ISA", "")

@@ -102,9 +102,9 @@ def check_codes(codes: NDArray[Any], name: str, bits: int | None = None) -> NDAr
         name: what the caller's argument is called.
         bits: length of a code where it is known. Then the width must fit, and spare bits must be 0.
     """
-    _check_layout(str(codes.dtype), codes.shape, name, bits)
+    check_layout(str(codes.dtype), codes.shape, name, bits)
     if bits is not None:
-        _check_spare(codes[:, -1], name, bits)
+        check_spare(codes[:, -1], name, bits)
     return np.ascontiguousarray(codes)
 
 
@@ -217,7 +217,8 @@ def _check_outputs(shape: tuple[int, ...], kind: str, dtype: str) -> None:
         raise ValueError(f"outputs must have 1 to {MAX_BITS} bits, got {dtype} {_shape(shape)}")
 
 
-def _check_layout(dtype: str, shape: tuple[int, ...], name: str, bits: int | None) -> None:
+def check_layout(dtype: str, shape: tuple[int, ...], name: str, bits: int | None) -> None:
+    """Raise TypeError or ValueError unless an array of this type and shape can hold codes."""
     most = width_of(MAX_BITS)
     want = f"uint8 (N, {width_of(bits)}) for {bits} bits" if bits else f"uint8 (N, 1 to {most})"
     message = f"{name} must be {want}, got {dtype} {_shape(shape)}"
@@ -232,7 +233,8 @@ def _check_layout(dtype: str, shape: tuple[int, ...], name: str, bits: int | Non
         raise ValueError(message + (pack_first if shape[1] == bits else ""))
 
 
-def _check_spare(last_bytes: NDArray[np.uint8], name: str, bits: int) -> None:
+def check_spare(last_bytes: NDArray[np.uint8], name: str, bits: int) -> None:
+    """Raise ValueError unless the bits of a code's last byte that are behind its end are 0."""
     if bits % 8 == 0:
         return
     spare = last_bytes >> np.uint8(bits % 8)
@@ -273,8 +275,8 @@ def _unpack_torch(codes: Any, bits: int) -> Any:
     """`unpack` by torch operations, for tensors that are not in main memory."""
     import torch
 
-    _check_layout(str(codes.dtype).removeprefix("torch."), tuple(codes.shape), "codes", bits)
-    _check_spare(codes[:, -1].cpu().numpy(), "codes", bits)
+    check_layout(str(codes.dtype).removeprefix("torch."), tuple(codes.shape), "codes", bits)
+    check_spare(codes[:, -1].cpu().numpy(), "codes", bits)
     shifts = torch.arange(8, dtype=torch.uint8, device=codes.device)
     ones = (codes.detach()[:, :, None] >> shifts) & 1
     return ones.reshape(codes.shape[0], -1)[:, :bits].to(torch.int8) * 2 - 1

@@ -5,8 +5,13 @@ one distance, those of the smallest ids are taken. So a result does not depend o
 set, on the number of threads, or on how an index was built.
 
 Codes are uint8 (N, width) as `coophash.pack` makes them. Every function takes NumPy arrays, torch
-tensors on any device and anything with DLPack in main memory; results are tensors on the device of
-the queries if these are tensors, else NumPy arrays.
+tensors on any device and anything with DLPack or `__cuda_array_interface__`; results are of the
+kind of the queries, and where these are: tensors on their device, CuPy arrays, NumPy arrays. For
+arrays of another library on a GPU they have `__cuda_array_interface__` and `.numpy()`.
+
+A database on a GPU is searched there, on the stream that is current for the queries, if this build
+has CUDA code (`coophash doctor` says); else a tensor is copied to main memory. k is at most 16,384
+on a GPU.
 
 Environment: `COOPHASH_ISA=serial|avx2|avx512|neon` forces an instruction set, and raises
 RuntimeError at the next search if it cannot run here.
@@ -16,7 +21,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from coophash import _native
+from coophash import _cuda, _native
 from coophash._arguments import admit_range, check_k, check_radius, pair, span
 from coophash._index import HammingIndex
 from coophash._labels import check_relevance
@@ -58,6 +63,11 @@ def hamming_topk(
     Raises:
         TypeError, ValueError: an argument is not what is expected; the message says how to mend it.
     """
+    if _cuda.wants(database):
+        target = _cuda.target_of(database, allow, "database")
+        asked = _cuda.ask(queries, target, None)
+        k = check_k(k, asked.codes.shape[0], asked.to_host is not None)
+        return _cuda.topk(target, asked, k)
     rows, codes, restore = pair("database", database, "queries", queries)
     spans = [span(rows, allow)]
     found = _native.library().topk(
@@ -93,6 +103,11 @@ def hamming_range(
         MemoryError: the results are more than there is memory for; the message says how many.
         TypeError, ValueError: an argument is not what is expected; the message says how to mend it.
     """
+    if _cuda.wants(database):
+        target = _cuda.target_of(database, allow, "database")
+        asked = _cuda.ask(queries, target, None)
+        radius = check_radius(radius, target.width)
+        return _cuda.range_search(target, asked, radius, admit_range(radius, asked.codes.shape[0]))
     rows, codes, restore = pair("database", database, "queries", queries)
     radius = check_radius(radius, rows.shape[1])
     found = _native.library().range(
@@ -163,6 +178,14 @@ def hamming_histogram(
     """
     if bits is not None:
         bits = check_bits(bits)
+    if _cuda.wants(database):
+        target = _cuda.target_of(database, allow, "database", bits)
+        asked = _cuda.ask(queries, target, bits)
+        counted = asked.codes.shape[0]
+        given = None if relevance is None else check_relevance(relevance, target.rows, counted)
+        bins = (bits or 8 * target.width) + 1
+        total, relevant = _cuda.histogram(target, asked, bins, given)
+        return total if given is None else (total, relevant)
     rows, codes, restore = pair("database", database, "queries", queries, bits)
     labels = None if relevance is None else check_relevance(relevance, len(rows), len(codes))
     counts = _native.library().histogram(

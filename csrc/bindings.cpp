@@ -2,12 +2,12 @@
 // a user can get wrong is checked with a proper message in coophash/, before.
 
 #include "bindings.h"
+#include "bindings_cuda.h"
 
 #include <pthread.h>
 
 #include "build_info.h"
 #include "cpu/costs.h"
-#include "cuda/device.h"
 
 namespace coophash {
 namespace {
@@ -158,41 +158,6 @@ py::dict py_build_info() {
   return info;
 }
 
-py::list py_cuda_devices() {
-  py::list list;
-  for (const CudaDevice& device : cuda_devices()) {
-    py::dict row;
-    row["name"] = device.name;
-    row["compute_capability"] = py::make_tuple(device.major, device.minor);
-    row["memory_bytes"] = device.memory_bytes;
-    row["multiprocessors"] = device.multiprocessors;
-    list.append(row);
-  }
-  return list;
-}
-
-void py_cuda_topk(uintptr_t codes, int64_t rows, int width, int64_t first_id, uintptr_t queries,
-                  int64_t count, int64_t k, uintptr_t workspace, int64_t workspace_bytes,
-                  uintptr_t distances, uintptr_t ids, uintptr_t stream, int device) {
-  const CudaTopk call = {reinterpret_cast<const uint8_t*>(codes),
-                         rows,
-                         width,
-                         first_id,
-                         reinterpret_cast<const uint8_t*>(queries),
-                         count,
-                         k,
-                         reinterpret_cast<void*>(workspace),
-                         workspace_bytes,
-                         reinterpret_cast<int32_t*>(distances),
-                         reinterpret_cast<int64_t*>(ids)};
-  std::string error;
-  {
-    py::gil_scoped_release release;
-    error = cuda_topk(call, device, reinterpret_cast<void*>(stream));
-  }
-  if (!error.empty()) throw std::runtime_error("CUDA: " + error);
-}
-
 }  // namespace
 
 bool on_main_thread() { return PyThread_get_thread_ident() == main_thread; }
@@ -236,12 +201,5 @@ PYBIND11_MODULE(_C, m) {
       py::arg("words").noconvert(), py::arg("threads"),
       "The XOR of all words: how long it takes is how fast memory is.");
   bind_multi_index(m);
-  m.def("cuda_status", &cuda_status, "'' if a CUDA device can be used, or why none can.");
-  m.def("cuda_devices", &py_cuda_devices);
-  m.def("cuda_topk_workspace", &cuda_topk_workspace, py::arg("rows"), py::arg("width"),
-        py::arg("queries"), "Bytes of device memory that cuda_topk needs.");
-  m.def("cuda_topk", &py_cuda_topk, py::arg("codes"), py::arg("rows"), py::arg("width"),
-        py::arg("first_id"), py::arg("queries"), py::arg("count"), py::arg("k"),
-        py::arg("workspace"), py::arg("workspace_bytes"), py::arg("distances"), py::arg("ids"),
-        py::arg("stream"), py::arg("device"));
+  bind_cuda(m);
 }

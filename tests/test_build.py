@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,15 @@ class TestSetup:
         assert nvcc.archs == ["80", "90"]
         assert "arch=compute_80,code=sm_80" in command
         assert "arch=compute_90,code=compute_90" in command
+        host = " ".join(nvcc.compile_command(Path("a.cpp"), Path("a.o"), "none"))
+        assert "-gencode" not in host
+        own = " ".join(nvcc.compile_command(Path("wgmma.cu"), Path("a.o"), "90a"))
+        assert own.count("-gencode") == 1 and "arch=compute_90a,code=sm_90a" in own
+        assert "-DCOOPHASH_WGMMA_BUILT" in own
+        monkeypatch.setenv("COOPHASH_CUDA_ARCHS", "80")
+        nvcc = setup_py.Nvcc()  # without 90 the source is there, with no code for tensor cores
+        own = " ".join(nvcc.compile_command(Path("wgmma.cu"), Path("a.o"), "90a"))
+        assert "sm_80" in own and "90a" not in own and "BUILT" not in own
         monkeypatch.setenv("COOPHASH_CUDA_ARCHS", "70")
         with pytest.raises(SystemExit, match="70 not among those of nvcc"):
             setup_py.Nvcc()
@@ -189,22 +199,23 @@ class TestSetup:
         monkeypatch.setattr(build.distribution, "get_version", lambda: "0")
         said: list[str] = []
         monkeypatch.setattr(setup_py, "announce", said.append)
-        built, _, nvcc, why = build._cuda()
-        assert built is None and nvcc is None and reason in why
+        with ThreadPoolExecutor(2) as pool:
+            built, _, nvcc, why = build._cuda(pool)
+        assert not built and nvcc is None and reason in why
         build._write_build_info(nvcc, why)
         assert said == [f"coophash: built without CUDA: {why}\n"]
         assert reason in (tmp_path / "coophash_build.h").read_text()
         monkeypatch.setenv("COOPHASH_CUDA", "1")
-        with pytest.raises(SystemExit, match="COOPHASH_CUDA=1, but: "):
-            build._cuda()
+        with ThreadPoolExecutor(2) as pool, pytest.raises(SystemExit, match="CUDA=1, but: "):
+            build._cuda(pool)
 
     def test_cuda_0_asks_no_compiler(self, setup_py, monkeypatch, tmp_path):
         monkeypatch.setenv("COOPHASH_CUDA", "0")
         monkeypatch.setattr(setup_py, "Nvcc", None)
-        assert self.builder(setup_py, tmp_path)._cuda()[0] is None
+        assert self.builder(setup_py, tmp_path)._cuda(None)[0] == []
         monkeypatch.setenv("COOPHASH_CUDA", "yes")
         with pytest.raises(SystemExit, match="must be auto, 0 or 1"):
-            self.builder(setup_py, tmp_path)._cuda()
+            self.builder(setup_py, tmp_path)._cuda(None)
 
     def test_a_sanitizer_is_never_built_in_place(self, setup_py, monkeypatch, tmp_path):
         build = self.builder(setup_py, tmp_path)
@@ -235,7 +246,7 @@ class TestSetup:
         assert set(setup_py.X86_FLAGS) == {f"cpu/{name}.cpp" for name in names}
 
     def test_every_source_is_built(self, setup_py):
-        built = {*setup_py.CPU_SOURCES, setup_py.CUDA_SOURCE, "cuda/absent.cpp"}
+        built = {*setup_py.CPU_SOURCES, *setup_py.CUDA_SOURCES, "cuda/absent.cpp"}
         there = {
             str(f.relative_to(ROOT / "csrc"))
             for f in (ROOT / "csrc").rglob("*")

@@ -187,8 +187,9 @@ def test_repr_says_what_it_is():
         ({"bits": 0}, ValueError, "bits must be 1 to 4096"),
         ({"bits": "64"}, TypeError, "bits must be a whole number"),
         ({"bits": 64, "method": "hnsw"}, ValueError, "method must be one of"),
-        ({"bits": 64, "device": "tpu"}, ValueError, "device must be one of"),
-        ({"bits": 64, "device": "cuda"}, NotImplementedError, "not available yet"),
+        ({"bits": 64, "device": "tpu"}, ValueError, 'device must be "cpu", "cuda" or "cuda:0"'),
+        ({"bits": 64, "device": "cuda:x"}, ValueError, "device must be"),
+        ({"bits": 64, "device": 0}, TypeError, "device must be"),
         ({"bits": 64, "threads": 0}, ValueError, "threads must be 1"),
     ],
 )

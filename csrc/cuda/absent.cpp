@@ -3,16 +3,46 @@
 #include "../build_info.h"
 #include "device.h"
 
-namespace coophash {
+#include <stdexcept>
 
-std::string cuda_status() {
+namespace coophash::gpu {
+namespace {
+
+[[noreturn]] void absent() { throw std::runtime_error("CUDA: " + status()); }
+
+}  // namespace
+
+std::string status() {
   return std::string("this build has no CUDA part: ") + build_info().cuda_reason;
 }
+std::vector<Device> devices() { return {}; }
+Memory memory(int) { absent(); }
 
-std::vector<CudaDevice> cuda_devices() { return {}; }
+Workspace topk_workspace(int64_t, int, int64_t, bool) { absent(); }
+Counts topk(const Database&, const uint8_t*, int64_t, int64_t, const Call&, int32_t*, int64_t*) {
+  absent();
+}
+Workspace range_workspace(int64_t, int, bool) { absent(); }
+void range_count(const Database&, const uint8_t*, int64_t, int, const Call&, int64_t*) { absent(); }
+void range_fill(const Database&, const uint8_t*, int64_t, int, const Call&, const int64_t*,
+                uint64_t*, int32_t*, int64_t*) {
+  absent();
+}
+Workspace histogram_workspace(int64_t, int, bool) { absent(); }
+void histogram(const Database&, const uint8_t*, int64_t, const Labels*, int, const Call&, int64_t*,
+               int64_t*) {
+  absent();
+}
+std::string try_path(Path path, int) {
+  return path == Path::kMma || path == Path::kWgmma ? status() : "";
+}
 
-int64_t cuda_topk_workspace(int64_t, int, int64_t) { return 0; }
+void* allocate(int, int64_t) { absent(); }
+void release(int, void*) { absent(); }
+void upload(int, void*, const void*, int64_t) { absent(); }
+void download(int, void*, const void*, int64_t) { absent(); }
+void copy_within(int, void*, const void*, int64_t) { absent(); }
+void wait(int, void*) { absent(); }
+int pointer_device(uintptr_t) { return -1; }
 
-std::string cuda_topk(const CudaTopk&, int, void*) { return cuda_status(); }
-
-}  // namespace coophash
+}  // namespace coophash::gpu

@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ("kernel_check.cpp", "mih_check.cpp", "sliced_check.cpp", "thread_check.cpp")
-NEEDS_PYTHON = ("bindings.cpp", "bindings_mih.cpp", "build_info.cpp")
+NEEDS_PYTHON = ("bindings.cpp", "bindings_cuda.cpp", "bindings_mih.cpp", "build_info.cpp")
 CROSS_COMPILER, EMULATORS = "aarch64-linux-gnu-g++", ("qemu-aarch64-static", "qemu-aarch64")
 
 

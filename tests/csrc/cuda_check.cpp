@@ -1,0 +1,460 @@
+// Checks the CUDA search on a machine without a GPU: the kernels of csrc/cuda themselves, run by
+// the emulator, against an oracle that counts bit by bit and sorts.
+//
+//   cuda_check [--short] [--only NAME]
+//
+// Exits 0, or 1 with a message that names the case. `make cuda-check` builds and runs it.
+
+#include <algorithm>
+#include <functional>
+#include <stdexcept>
+#include <string>
+
+#include "check_support.h"
+#include "cuda_check.h"
+#include "emulator/emulator.h"
+
+namespace check {
+namespace {
+
+namespace gpu = coophash::gpu;
+
+bool short_run = false;
+
+// Device memory with a guard: what is behind it must stay as it is.
+template <class T>
+class OnDevice {
+ public:
+  explicit OnDevice(const std::vector<T>& values, int offset = 0) : items_(values.size()) {
+    const size_t bytes = items_ * sizeof(T) + static_cast<size_t>(offset);
+    memory_ = gpu::allocate(0, static_cast<int64_t>(bytes));
+    if (!memory_) fail("no memory");
+    data_ = reinterpret_cast<T*>(static_cast<uint8_t*>(memory_) + offset);
+    if (items_) std::memcpy(static_cast<void*>(data_), values.data(), items_ * sizeof(T));
+  }
+  explicit OnDevice(int64_t items) : OnDevice(std::vector<T>(static_cast<size_t>(items))) {}
+  ~OnDevice() { gpu::release(0, memory_); }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+  T* data() { return data_; }
+  std::vector<T> values() const { return std::vector<T>(data_, data_ + items_); }
+
+ private:
+  size_t items_;
+  void* memory_;
+  T* data_;
+};
+
+struct Row {
+  int distance;
+  int64_t place;
+  bool operator<(const Row& other) const {
+    return distance != other.distance ? distance < other.distance : place < other.place;
+  }
+};
+
+struct Part {
+  int64_t rows;
+  double allowed;  // share of the rows, 1: no filter
+  int offset = 0;  // bytes past a multiple of 256
+  bool on_host = false;
+};
+
+// A database of several spans, on the device or the host, and its queries.
+struct Problem {
+  Problem(int width_, Kind kind, const std::vector<Part>& parts, int64_t queries_)
+      : width(width_), count(queries_) {
+    uint64_t seed = 2;
+    Random random(static_cast<uint64_t>(width));
+    for (const Part& part : parts) {
+      std::vector<uint8_t> own(static_cast<size_t>(part.rows * width));
+      fill_codes(kind, seed += 2, part.rows, width, own.data());
+      std::vector<uint64_t> words(static_cast<size_t>((part.rows + 63) / 64));
+      for (int64_t row = 0; row < part.rows; ++row) {
+        const bool keep = part.allowed >= 1 || random.below(10000) < part.allowed * 10000;
+        if (keep) words[static_cast<size_t>(row / 64)] |= uint64_t{1} << (row % 64);
+        allowed.push_back(keep);
+      }
+      codes.insert(codes.end(), own.begin(), own.end());
+      gpu::Span span = {nullptr, nullptr, part.rows, part.on_host};
+      if (part.on_host) {
+        host_codes.push_back(own);
+        host_words.push_back(words);
+        span.codes = host_codes.back().data();
+        if (part.allowed < 1) span.allow = host_words.back().data();
+      } else {
+        device_codes.emplace_back(new OnDevice<uint8_t>(own, part.offset));
+        device_words.emplace_back(new OnDevice<uint64_t>(words));
+        span.codes = device_codes.back()->data();
+        if (part.allowed < 1) span.allow = device_words.back()->data();
+      }
+      database.spans.push_back(span);
+    }
+    database.width = width;
+    asked.resize(static_cast<size_t>(count * width));
+    fill_codes(kind, 7, count, width, asked.data());
+    queries.reset(new OnDevice<uint8_t>(asked, 1));
+  }
+
+  int64_t rows() const { return static_cast<int64_t>(allowed.size()); }
+  std::vector<int> distances(int64_t query) const {
+    std::vector<int> all;
+    for (int64_t row = 0; row < rows(); ++row) {
+      all.push_back(naive_distance(&codes[static_cast<size_t>(row * width)],
+                                   &asked[static_cast<size_t>(query * width)], width));
+    }
+    return all;
+  }
+  std::vector<Row> sorted(int64_t query) const {
+    const std::vector<int> all = distances(query);
+    std::vector<Row> found;
+    for (int64_t row = 0; row < rows(); ++row) {
+      if (allowed[static_cast<size_t>(row)]) found.push_back({all[static_cast<size_t>(row)], row});
+    }
+    std::sort(found.begin(), found.end());
+    return found;
+  }
+  bool streamed() const { return !host_codes.empty(); }
+
+  int width;
+  int64_t count;
+  gpu::Database database;
+  std::vector<uint8_t> codes, asked;
+  std::vector<bool> allowed;
+  std::vector<std::vector<uint8_t>> host_codes;
+  std::vector<std::vector<uint64_t>> host_words;
+  std::vector<std::unique_ptr<OnDevice<uint8_t>>> device_codes;
+  std::vector<std::unique_ptr<OnDevice<uint64_t>>> device_words;
+  std::unique_ptr<OnDevice<uint8_t>> queries;
+};
+
+const char* name(gpu::Path path) {
+  switch (path) {
+    case gpu::Path::kAuto:
+      return "auto";
+    case gpu::Path::kPopc:
+      return "popc";
+    case gpu::Path::kMma:
+      return "mma";
+    default:
+      return "wgmma";
+  }
+}
+
+// Results of a search on a stream of its own, with the workspace it wants or the least it takes.
+class Caller {
+ public:
+  Caller(gpu::Workspace workspace, bool least, gpu::Path path)
+      : bytes_(least ? workspace.least : workspace.wanted), memory_(bytes_) {
+    cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking);
+    call_ = {0, stream_, memory_.data(), bytes_, path, 2, 1};  // the least chunks
+  }
+  ~Caller() { cudaStreamDestroy(stream_); }
+  Caller(const Caller&) = delete;
+  Caller& operator=(const Caller&) = delete;
+  const gpu::Call& call() const { return call_; }
+
+ private:
+  int64_t bytes_;
+  OnDevice<uint8_t> memory_;
+  cudaStream_t stream_ = nullptr;
+  gpu::Call call_;
+};
+
+gpu::Counts check_topk(Problem& problem, int64_t k, gpu::Path path, bool least = false) {
+  begin_case("topk, width %d, %lld rows, %lld queries, k %lld, %s%s", problem.width,
+             static_cast<long long>(problem.rows()), static_cast<long long>(problem.count),
+             static_cast<long long>(k), name(path), least ? ", least workspace" : "");
+  Caller caller(gpu::topk_workspace(problem.count, problem.width, k, problem.streamed()), least,
+                path);
+  OnDevice<int32_t> distances(problem.count * k);
+  OnDevice<int64_t> places(problem.count * k);
+  const gpu::Counts done = gpu::topk(problem.database, problem.queries->data(), problem.count, k,
+                                     caller.call(), distances.data(), places.data());
+  for (int64_t q = 0; q < problem.count; ++q) {
+    const std::vector<Row> expected = problem.sorted(q);
+    for (int64_t i = 0; i < k; ++i) {
+      const int64_t at = q * k + i;
+      Row wanted = {coophash::kNoDistance, coophash::kNoId};
+      if (i < static_cast<int64_t>(expected.size())) wanted = expected[static_cast<size_t>(i)];
+      if (distances.data()[at] != wanted.distance || places.data()[at] != wanted.place) {
+        fail("query %lld, rank %lld: (%d, %lld), expected (%d, %lld)", static_cast<long long>(q),
+             static_cast<long long>(i), distances.data()[at],
+             static_cast<long long>(places.data()[at]), wanted.distance,
+             static_cast<long long>(wanted.place));
+      }
+    }
+  }
+  return done;
+}
+
+void check_range(Problem& problem, int radius, gpu::Path path, bool least = false) {
+  begin_case("range, width %d, %lld rows, %lld queries, radius %d, %s%s", problem.width,
+             static_cast<long long>(problem.rows()), static_cast<long long>(problem.count), radius,
+             name(path), least ? ", least workspace" : "");
+  Caller caller(gpu::range_workspace(problem.count, problem.width, problem.streamed()), least,
+                path);
+  std::vector<int64_t> counts(static_cast<size_t>(problem.count), -1), limits = {0};
+  gpu::range_count(problem.database, problem.queries->data(), problem.count, radius, caller.call(),
+                   counts.data());
+  for (const int64_t count : counts) limits.push_back(limits.back() + count);
+  OnDevice<uint64_t> keys(limits.back());
+  OnDevice<int32_t> distances(limits.back());
+  OnDevice<int64_t> places(limits.back());
+  gpu::range_fill(problem.database, problem.queries->data(), problem.count, radius, caller.call(),
+                  limits.data(), keys.data(), distances.data(), places.data());
+  for (int64_t q = 0; q < problem.count; ++q) {
+    std::vector<Row> expected = problem.sorted(q);
+    while (!expected.empty() && expected.back().distance > radius) expected.pop_back();
+    if (counts[static_cast<size_t>(q)] != static_cast<int64_t>(expected.size())) {
+      fail("query %lld: %lld rows, expected %zu", static_cast<long long>(q),
+           static_cast<long long>(counts[static_cast<size_t>(q)]), expected.size());
+    }
+    for (size_t i = 0; i < expected.size(); ++i) {
+      const size_t at = static_cast<size_t>(limits[static_cast<size_t>(q)]) + i;
+      if (distances.data()[at] != expected[i].distance || places.data()[at] != expected[i].place) {
+        fail("query %lld, entry %zu: (%d, %lld), expected (%d, %lld)", static_cast<long long>(q), i,
+             distances.data()[at], static_cast<long long>(places.data()[at]), expected[i].distance,
+             static_cast<long long>(expected[i].place));
+      }
+    }
+  }
+}
+
+// labels: 0 none, 1 classes, 2 label words.
+void check_histogram(Problem& problem, int labels, int grades) {
+  begin_case("histogram, width %d, %lld rows, %lld queries, labels %d, grades %d", problem.width,
+             static_cast<long long>(problem.rows()), static_cast<long long>(problem.count), labels,
+             grades);
+  const int bins = 8 * problem.width + 1;
+  const int64_t rows = problem.rows(), count = problem.count;
+  constexpr int kWords = 2;
+  Random random(5);
+  std::vector<int32_t> row_classes, query_classes;
+  std::vector<uint16_t> row_labels, query_labels;
+  for (int64_t i = 0; i < rows; ++i) row_classes.push_back(random.below(3));
+  for (int64_t i = 0; i < count; ++i) query_classes.push_back(random.below(3));
+  for (int64_t i = 0; i < kWords * rows; ++i) {
+    row_labels.push_back(static_cast<uint16_t>(random.next() & random.next()));
+  }
+  for (int64_t i = 0; i < kWords * count; ++i) {
+    query_labels.push_back(static_cast<uint16_t>(random.next() & random.next()));
+  }
+  OnDevice<int32_t> a(row_classes), b(query_classes);
+  OnDevice<uint16_t> c(row_labels), d(query_labels);
+  gpu::Labels given;
+  given.rows = rows;
+  given.grades = grades;
+  if (labels == 1) {
+    given.row_classes = a.data();
+    given.query_classes = b.data();
+  } else if (labels == 2) {
+    given.row_labels = c.data();
+    given.query_labels = d.data();
+    given.words = kWords;
+  }
+  const int64_t cells = labels ? int64_t{bins} * (grades - 1) : 0;
+  OnDevice<int64_t> total(count * bins), relevant(count * cells);
+  Caller caller(gpu::histogram_workspace(count, problem.width, problem.streamed()), false,
+                gpu::Path::kAuto);
+  gpu::histogram(problem.database, problem.queries->data(), count, labels ? &given : nullptr, bins,
+                 caller.call(), total.data(), relevant.data());
+  for (int64_t q = 0; q < count; ++q) {
+    std::vector<int64_t> all(static_cast<size_t>(bins)), good(static_cast<size_t>(cells));
+    const std::vector<int> distances = problem.distances(q);
+    for (size_t row = 0; row < distances.size(); ++row) {
+      if (!problem.allowed[row]) continue;
+      ++all[static_cast<size_t>(distances[row])];
+      int grade = 0;
+      if (labels == 1) grade = row_classes[row] == query_classes[static_cast<size_t>(q)];
+      for (int w = 0; labels == 2 && w < kWords; ++w) {
+        grade += __builtin_popcount(row_labels[static_cast<size_t>(w * rows) + row] &
+                                    query_labels[static_cast<size_t>(q * kWords + w)]);
+      }
+      grade = std::min(grade, grades - 1);
+      if (grade) ++good[static_cast<size_t>(distances[row] * (grades - 1) + grade - 1)];
+    }
+    for (int i = 0; i < bins; ++i) {
+      if (total.data()[q * bins + i] != all[static_cast<size_t>(i)]) fail("total at %d", i);
+    }
+    for (int64_t i = 0; i < cells; ++i) {
+      if (relevant.data()[q * cells + i] != good[static_cast<size_t>(i)]) {
+        fail("relevant, cell %lld", static_cast<long long>(i));
+      }
+    }
+  }
+}
+
+// ---- the cases ----------------------------------------------------------------------------------
+
+void check_widths() {
+  std::vector<int> widths = {1,  2,  3,  4,  5,  7,  8,   9,   12,  15,  16,  17, 24,
+                             31, 32, 33, 48, 64, 65, 128, 129, 255, 256, 511, 512};
+  if (short_run) widths = {1, 4, 6, 8, 13, 16, 32, 48, 64, 100, 512};
+  for (const int width : widths) {
+    for (const Kind kind : kKinds) {
+      const int64_t rows = short_run ? 700 : 1500;
+      Problem problem(width, kind, {{rows, 1}, {rows / 2, 0.5}, {33, 1, 3}, {1, 1}, {200, 0.02, 1}},
+                      3);
+      for (const int64_t k : {1, 10, 300}) check_topk(problem, k, gpu::Path::kPopc);
+      check_topk(problem, 3000, gpu::Path::kPopc, true);
+      for (const int radius : {0, 4 * width - 2, 8 * width}) {
+        check_range(problem, std::max(0, radius), gpu::Path::kPopc);
+      }
+      check_histogram(problem, 0, 1);
+    }
+  }
+}
+
+void check_alignments() {
+  for (const int width : {4, 8, 12, 16, 20, 32, 48, 64}) {
+    for (const int offset : {0, 1, 2, 4, 8, 12, 16}) {
+      for (const int64_t rows : {1, 2, 3, 5, 63, 129, 513}) {
+        Problem problem(width, Kind::kClustered, {{rows, 1, offset}}, 2);
+        check_topk(problem, 7, gpu::Path::kPopc);
+      }
+    }
+  }
+}
+
+void check_labels() {
+  for (const int width : {4, 8, 13}) {
+    Problem problem(width, Kind::kClustered, {{900, 1}, {300, 0.3}}, 11);
+    check_histogram(problem, 1, 2);
+    check_histogram(problem, 2, 2);
+    check_histogram(problem, 2, 5);
+  }
+  Problem wide(512, Kind::kRandom, {{300, 1}}, 3);  // counts that shared memory cannot hold
+  check_histogram(wide, 2, 9);
+}
+
+// Codes in the order that is worst for rounds: the nearest last; and copies without end.
+void check_orders(gpu::Path path, int64_t rows) {
+  const int width = 8;
+  for (const int order : {0, 1, 2, 3}) {
+    std::vector<Part> parts = {{rows / 2, 1}, {rows - rows / 2, order == 3 ? 0.8 : 1}};
+    Problem problem(width, Kind::kConstant, parts, 35);
+    Random random(3);
+    for (int64_t row = 0; row < rows; ++row) {
+      uint8_t* code = &problem.codes[static_cast<size_t>(row * width)];
+      std::memset(code, 0, static_cast<size_t>(width));
+      // order 0: falling distances; 1: far ones, then copies; 2: as 1, and two nearer than all
+      int ones = order == 0 ? static_cast<int>(64 - 64 * row / rows) : row < 3 * rows / 4 ? 40 : 3;
+      if (order == 2 && (row == rows - 1 || row == rows / 2)) ones = 1;
+      for (int bit = 0; bit < ones; ++bit) code[bit / 8] |= static_cast<uint8_t>(1 << bit % 8);
+    }
+    std::memset(problem.asked.data(), 0, problem.asked.size());
+    for (int q = 0; q < 35; q += 3) problem.asked[static_cast<size_t>(q * width + 7)] = 0x80;
+    std::memcpy(problem.queries->data(), problem.asked.data(), problem.asked.size());
+    std::memcpy(problem.device_codes[0]->data(), problem.codes.data(),
+                static_cast<size_t>(rows / 2 * width));
+    std::memcpy(problem.device_codes[1]->data(),
+                &problem.codes[static_cast<size_t>(rows / 2 * width)],
+                static_cast<size_t>((rows - rows / 2) * width));
+    const gpu::Counts done = check_topk(problem, 20, path);
+    if (rows >= 30000 && order && done.overflowed != 35) {
+      fail("%lld queries overflowed, expected all", static_cast<long long>(done.overflowed));
+    }
+    check_range(problem, 3, path);
+  }
+}
+
+void check_large_k() {
+  // the first round has 245,760 rows
+  Problem problem(4, Kind::kRandom, {{short_run ? 260000 : 500000, 0.99}}, 1);
+  check_topk(problem, 16384, gpu::Path::kPopc);
+  check_topk(problem, 5000, gpu::Path::kPopc);
+  Problem copies(4, Kind::kClustered, {{300000, 1}}, 1);
+  check_topk(copies, 16384, gpu::Path::kPopc);
+}
+
+void check_streaming() {
+  const int64_t rows = 512;  // the least chunk
+  for (const int width : {8, 64}) {
+    for (const Kind kind : kKinds) {
+      Problem problem(width, kind, {{rows, 0.5}, {3 * rows, 1, 0, true}, {5 * rows, 0.3, 0, true}},
+                      4);
+      check_topk(problem, 12, gpu::Path::kPopc);
+      check_range(problem, 4 * width - 3, gpu::Path::kPopc);
+      check_histogram(problem, 1, 2);
+    }
+  }
+}
+
+// Tensor cores: the same results, and that they were what ran.
+void check_tensor(gpu::Path path) {
+  for (const int width : {4, 8, 16, 32, 64}) {
+    for (const Kind kind : kKinds) {
+      if (short_run && kind != Kind::kClustered) continue;
+      // the first 3,584 rows are not for them
+      Problem problem(width, kind, {{4133, 1}, {1030, 0.5}, {700, 0.01}, {37, 1}},
+                      short_run ? 9 : 150);
+      const int64_t before = emulator::counts().mma + emulator::counts().wgmma;
+      const gpu::Counts done = check_topk(problem, 9, path);
+      if (!done.tensor || emulator::counts().mma + emulator::counts().wgmma == before) {
+        fail("no tensor cores");
+      }
+    }
+    for (const Kind kind : kKinds) {
+      Problem problem(width, kind, {{403, 1}, {130, 0.5}, {37, 0.1}}, short_run ? 21 : 131);
+      for (const int radius : {0, 2, 4 * width - 3, 8 * width}) check_range(problem, radius, path);
+    }
+  }
+  if (!short_run) check_orders(path, 30000);
+  // what does not suit them goes the other way
+  Problem odd(8, Kind::kRandom, {{700, 1, 4}}, 40);
+  if (check_topk(odd, 9, path).tensor) fail("tensor cores read what is not aligned");
+}
+
+void check_paths() {
+  begin_case("paths");
+  if (!gpu::try_path(gpu::Path::kMma, 0).empty())
+    fail("mma: %s", gpu::try_path(gpu::Path::kMma, 0).c_str());
+  if (!gpu::try_path(gpu::Path::kWgmma, 0).empty()) fail("wgmma");
+  Problem batch(8, Kind::kRandom, {{12000, 1}}, 40), few(8, Kind::kRandom, {{12000, 1}}, 4);
+  if (!check_topk(batch, 3, gpu::Path::kAuto).tensor) fail("a batch takes tensor cores");
+  if (check_topk(few, 3, gpu::Path::kAuto).tensor) fail("a few queries take none");
+}
+
+const std::pair<const char*, std::function<void()>> kCases[] = {
+    {"encode", [] { check_encoding(short_run); }},
+    {"select", [] { check_selection(short_run); }},
+    {"widths", check_widths},
+    {"alignments", check_alignments},
+    {"labels", check_labels},
+    {"orders", [] { check_orders(gpu::Path::kPopc, short_run ? 30000 : 60000); }},
+    {"large_k", check_large_k},
+    {"streaming", check_streaming},
+    {"mma", [] { check_tensor(gpu::Path::kMma); }},
+    {"wgmma", [] { check_tensor(gpu::Path::kWgmma); }},
+    {"paths", check_paths},
+};
+
+}  // namespace
+}  // namespace check
+
+int main(int argc, char** argv) {
+  using namespace check;
+  std::string only;
+  for (int i = 1; i < argc; ++i) {
+    const std::string option = argv[i];
+    if (option == "--short") {
+      short_run = true;
+    } else if (option == "--only" && i + 1 < argc) {
+      only = argv[++i];
+    } else {
+      std::fprintf(stderr, "usage: cuda_check [--short] [--only NAME]\n");
+      return 2;
+    }
+  }
+  try {
+    for (const auto& [case_name, run] : kCases) {
+      if (!only.empty() && only != case_name) continue;
+      run();
+      std::printf("%s: ok\n", case_name);
+      std::fflush(stdout);
+    }
+  } catch (const std::exception& error) {
+    fail("%s", error.what());
+  }
+}

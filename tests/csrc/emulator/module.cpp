@@ -1,0 +1,31 @@
+// The CUDA functions of coophash._C on the emulator, as a Python module of their own.
+
+#include <pybind11/pybind11.h>
+
+#include "../../../csrc/bindings_cuda.h"
+#include "emulator.h"
+
+namespace py = pybind11;
+
+PYBIND11_MODULE(coophash_emulated, m) {
+  coophash::bind_cuda(m);
+  m.def(
+      "configure",
+      [](int devices, int major, int minor, int64_t memory) {
+        emulator::machine().devices = devices;
+        emulator::machine().major = major;
+        emulator::machine().minor = minor;
+        emulator::machine().memory_bytes = static_cast<size_t>(memory);
+      },
+      py::arg("devices") = 2, py::arg("major") = 9, py::arg("minor") = 0,
+      py::arg("memory") = int64_t{8} << 30);
+  m.def("counts", [] {
+    const emulator::Counts& counts = emulator::counts();
+    py::dict out;
+    out["kernels"] = counts.kernels;
+    out["mma"] = counts.mma;
+    out["wgmma"] = counts.wgmma;
+    out["copies"] = counts.copies;
+    return out;
+  });
+}
