@@ -97,6 +97,8 @@ SANITIZERS = {
     "thread": ["-fsanitize=thread"],
 }
 SANITIZED = ["-O1", "-g", "-fno-omit-frame-pointer"]
+HOST_FLAGS = ["-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-Wall"]
+HOST_FLAGS += ["-Wno-unknown-pragmas"]  # unrolling is for the device
 # The architectures that each has code for: all, or none (host code alone), or those named.
 CUDA_SOURCES = {
     "cuda/collect.cu": "all",
@@ -111,9 +113,9 @@ CUDA_SOURCES = {
     "cuda/topk.cpp": "none",
     "cuda/wgmma.cu": "90a",
 }
-# 87, 88, 103 and 121 are left out: they run the cubins of 86, 100 and 120, and nvcc 13.2 is known to
-# miscompile for 103.
-DEFAULT_ARCHS = ["75", "80", "86", "89", "90", "100", "110", "120"]
+# One of each generation: 86 to 89 run the code of 80, 103 that of 100, 121 that of 120; and nvcc 13.2
+# is known to miscompile for 103.
+DEFAULT_ARCHS = ["75", "80", "90", "100", "110", "120"]
 
 
 class NoCuda(Exception):
@@ -184,6 +186,11 @@ class Nvcc:
                 return library
         raise NoCuda(f"libcudart_static.a is in none of {', '.join(map(str, places))}")
 
+    def built_for(self) -> list[str]:
+        """All architectures that there is code for."""
+        special = {archs for archs in CUDA_SOURCES.values() if archs.rstrip("a") in self.archs}
+        return sorted([*self.archs, *special], key=lambda arch: (int(arch.rstrip("a")), arch))
+
     def compile_command(self, source: Path, target: Path, archs: str = "all") -> list[str]:
         newest = self.archs[-1]
         targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in self.archs]
@@ -193,7 +200,7 @@ class Nvcc:
         elif archs != "all" and archs.rstrip("a") in self.archs:
             targets = [f"-gencode=arch=compute_{archs},code=sm_{archs}"]
             targets.append(f"-DCOOPHASH_{source.stem.upper()}_BUILT")
-        host = ["-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall,-Wno-unknown-pragmas"]
+        host = ["-Xcompiler", ",".join(HOST_FLAGS)]
         return [
             *[self.path, "-std=c++17", "-O3", *host, *targets],
             *["-c", str(source), "-o", str(target)],
@@ -287,9 +294,7 @@ class Build(build_ext):
         if output.strip():
             print(output, flush=True)
 
-    def _cuda(
-        self, pool: ThreadPoolExecutor
-    ) -> tuple[list[Path], list[str], Nvcc | None, str]:
+    def _cuda(self, pool: ThreadPoolExecutor) -> tuple[list[Path], list[str], Nvcc | None, str]:
         """The CUDA objects, what they link with, the compiler, and why there is none if so."""
         wanted = os.environ.get("COOPHASH_CUDA", "auto").lower()
         if wanted not in ("auto", "0", "1"):
@@ -316,7 +321,7 @@ class Build(build_ext):
 
     def _write_build_info(self, nvcc: Nvcc | None, reason: str) -> None:
         version = self.distribution.get_version()
-        archs = " ".join([*nvcc.archs, f"ptx{nvcc.archs[-1]}"]) if nvcc else ""
+        archs = " ".join([*nvcc.built_for(), f"ptx{nvcc.archs[-1]}"]) if nvcc else ""
         values = {
             "VERSION": version,
             "CUDA_REASON": reason,

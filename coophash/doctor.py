@@ -138,20 +138,31 @@ def _search() -> Iterator[Finding]:
         )  # fmt: skip
         return
     yield Finding(
-        "search on CUDA, built",
-        "ok",
-        f"by nvcc {info['nvcc_version']}, for {info['cuda_archs']}; HammingIndex searches on the "
-        "CPU as yet",
+        "search on CUDA, built", "ok", f"by nvcc {info['nvcc_version']}, for {info['cuda_archs']}"
     )
-    reason = _native.library().cuda_status()
+    reason = _native.cuda_status()
     if reason:
         yield Finding(
             "search on CUDA, device", "missing", reason,
             "needs an NVIDIA GPU and its driver: `nvidia-smi` must list it",
         )  # fmt: skip
-    else:
-        devices = ", ".join(str(device) for device in _native.library().cuda_devices())
-        yield Finding("search on CUDA, device", "ok", devices)
+        return
+    for number, device in enumerate(_native.cuda().cuda_devices()):
+        major, minor = device["compute_capability"]
+        yield Finding(
+            f"search on CUDA, cuda:{number}", "ok",
+            f"{device['name']}, {major}.{minor}, {device['memory_bytes'] / 1e9:.0f} GB; "
+            f"{_tensor_cores(number)}",
+        )  # fmt: skip
+
+
+def _tensor_cores(device: int) -> str:
+    """Which one-bit tensor cores batches of queries take on a device, and why none."""
+    why = {path: _native.cuda().cuda_try_path(path, device) for path in ("wgmma", "mma")}
+    for path, reason in why.items():
+        if not reason:
+            return f"batches on tensor cores ({path})"
+    return f"no tensor cores for batches: {why['mma']}"
 
 
 def _training() -> Iterator[Finding]:

@@ -147,9 +147,7 @@ def tensors(device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     plain = _device_arrays.on_device
     for module in (_device_arrays, _cuda):
-        monkeypatch.setattr(
-            module, "on_device", lambda a: isinstance(a, torch.Tensor) or plain(a)
-        )
+        monkeypatch.setattr(module, "on_device", lambda a: isinstance(a, torch.Tensor) or plain(a))
     return torch
 
 
@@ -183,7 +181,9 @@ def test_torch_has_not_enough_memory(tensors, monkeypatch):
 
     a = tensors.from_numpy(draw("random", 999, 64, 1))
     monkeypatch.setattr(tensors, "empty", empty)
-    with pytest.raises(MemoryError, match=r"3 results of 5 neighbours take .* on cuda:0, which has"):
+    with pytest.raises(
+        MemoryError, match=r"3 results of 5 neighbours take .* on cuda:0, which has"
+    ):
         ch.hamming_topk(a, a[:3], 5)
 
 
@@ -336,7 +336,9 @@ def test_errors_of_the_device(device, monkeypatch):
     with pytest.raises(ValueError, match="queries must be 0 in the 4 spare bits"):
         index.search(Foreign(np.full((1, 2), 255, np.uint8)), 1)
     device.configure(memory=1 << 18)
-    with pytest.raises(MemoryError, match=r"search for 5 neighbours take .* MB on cuda:0, which has"):
+    with pytest.raises(
+        MemoryError, match=r"search for 5 neighbours take .* MB on cuda:0, which has"
+    ):
         ch.hamming_topk(Foreign(codes), codes[:2], 5)
 
 

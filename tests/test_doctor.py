@@ -91,11 +91,23 @@ def test_cuda_device_is_named(monkeypatch):
     class Library:
         build_info = staticmethod(lambda: info)
         cuda_status = staticmethod(lambda: "")
-        cuda_devices = staticmethod(lambda: ["some GPU"])
+        cuda_devices = staticmethod(
+            lambda: [
+                {"name": "some GPU", "compute_capability": (major, 0), "memory_bytes": 80 * 10**9}
+                for major in (8, 12)
+            ]
+        )
+        cuda_try_path = staticmethod(
+            lambda path, device: "" if (path, device) == ("mma", 0) else "only 8.0 to 9.0 has them"
+        )
 
     monkeypatch.setattr(_native, "library", lambda: Library)
-    finding = find(doctor.examine(), "search on CUDA, device")
-    assert finding.state == "ok" and finding.detail == "some GPU"
+    findings = doctor.examine()
+    finding = find(findings, "search on CUDA, cuda:0")
+    assert finding.state == "ok"
+    assert finding.detail == "some GPU, 8.0, 80 GB; batches on tensor cores (mma)"
+    finding = find(findings, "search on CUDA, cuda:1")
+    assert finding.detail.endswith("no tensor cores for batches: only 8.0 to 9.0 has them")
 
 
 def test_torch_that_does_not_load(monkeypatch):

@@ -27,6 +27,7 @@ __device__ inline int grade_of(const Labels& labels, int64_t query, int64_t plac
 struct Histogram {
   static constexpr bool kEvery = true;
   static constexpr int kBlocks = 2;
+  static constexpr int kKernels = 2;
   unsigned long long* total;     // (count, bins)
   unsigned long long* relevant;  // (count, bins, grades - 1), or null
   Labels labels;

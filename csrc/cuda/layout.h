@@ -37,7 +37,7 @@ COOPHASH_HD int lanes_of(int width) {
 COOPHASH_HD int per_vector(int width) { return width == 4 ? 4 : width == 8 ? 2 : 1; }
 
 COOPHASH_HD int64_t tile_rows(int lanes, int per_vector) {
-  return int64_t{kVectors} * kLanes / lanes * per_vector;
+  return kVectors * kLanes / lanes * per_vector;  // in 32 bits: a GPU has no 64-bit division
 }
 
 // The row of the first code of a vector, counted from that of the tile.

@@ -99,15 +99,21 @@ bool agrees(Path path, int width, const Machine& machine) {
          solve(Path::kPopc, width, machine, kRows, kQueries, codes, bounds);
 }
 
+struct Tried {
+  int device;
+  Path path;
+  std::string answer;
+};
+
 }  // namespace
 
 std::string try_path(Path path, int device) {
   static std::mutex mutex;
-  static auto* tried = new std::vector<std::pair<std::pair<int, Path>, std::string>>;
+  static auto* tried = new std::vector<Tried>;
   if (path == Path::kAuto || path == Path::kPopc) return "";
   const std::lock_guard<std::mutex> lock(mutex);
-  for (const auto& [key, answer] : *tried) {
-    if (key == std::make_pair(device, path)) return answer;
+  for (const Tried& known : *tried) {
+    if (known.device == device && known.path == path) return known.answer;
   }
   const DeviceGuard guard(device);
   const Machine machine = current_machine();
@@ -123,7 +129,7 @@ std::string try_path(Path path, int device) {
       answer = error.what();
     }
   }
-  tried->push_back({{device, path}, answer});
+  tried->push_back({device, path, answer});
   return answer;
 }
 

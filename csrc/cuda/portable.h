@@ -24,7 +24,9 @@ namespace coophash::gpu {
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared,
             cudaStream_t stream, const Arguments&... arguments) {
-  kernel<<<grid, threads, shared, stream> > >(static_cast<Parameters>(arguments)...);
+  // clang-format off
+  kernel<<<grid, threads, shared, stream>>>(static_cast<Parameters>(arguments)...);
+  // clang-format on
   check(cudaGetLastError(), "starting a kernel");
 }
 

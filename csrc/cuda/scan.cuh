@@ -204,20 +204,18 @@ void launch_scan(const Rows& rows, Asked asked, const Sink& sink, int multiproce
     kernel(rows, asked, sink, multiprocessors, sink_bytes, stream);
   };
   if (!reads_vectors(rows.codes, rows.width)) return run(launch_scan_as<1, 0, false, Sink>);
-  switch (rows.width) {
-    case 4:
-      return run(launch_scan_as<4, 1, true, Sink>);
-    case 8:
-      return run(launch_scan_as<2, 1, true, Sink>);
-    case 16:
-      return run(launch_scan_as<1, 1, true, Sink>);
-    case 32:
-      return run(launch_scan_as<1, 2, true, Sink>);
-    case 64:
-      return run(launch_scan_as<1, 4, true, Sink>);
-    default:
-      return run(launch_scan_as<1, 0, true, Sink>);
+  // kernels take long to compile: a sink has those of its own that are worth it
+  if constexpr (Sink::kKernels >= 2) {
+    if (rows.width == 4) return run(launch_scan_as<4, 1, true, Sink>);
+    if (rows.width == 8) return run(launch_scan_as<2, 1, true, Sink>);
   }
+  if constexpr (Sink::kKernels >= 3) {
+    if (rows.width == 16) return run(launch_scan_as<1, 1, true, Sink>);
+    if (rows.width == 32) return run(launch_scan_as<1, 2, true, Sink>);
+    if (rows.width == 64) return run(launch_scan_as<1, 4, true, Sink>);
+  }
+  if (rows.width % kVectorBytes) return run(launch_scan_as<1, 0, false, Sink>);
+  run(launch_scan_as<1, 0, true, Sink>);
 }
 
 }  // namespace coophash::gpu

@@ -27,6 +27,7 @@ struct Slot {
 struct Collect {
   static constexpr bool kEvery = false;
   static constexpr int kBlocks = 3;
+  static constexpr int kKernels = 3;
   Key* buffer;                 // (queries, capacity)
   unsigned long long* counts;  // (queries,)
   const Key* bounds;           // (queries,)
@@ -68,6 +69,7 @@ struct Collect {
 struct CountTies {
   static constexpr bool kEvery = false;
   static constexpr int kBlocks = 3;
+  static constexpr int kKernels = 1;
   unsigned* bins;       // (subset, kTieBins)
   const int32_t* ties;  // (subset,) the distance, -1 for none
   int64_t first_place;  // of the rows that the bins are for

@@ -1,4 +1,4 @@
-"""The CUDA part: what is in the cubins, and its results where there is a GPU."""
+"""What is in the cubins: the instructions that matter, and none of those that would spoil them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import importlib.util
 import re
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-import coophash as ch
 from coophash import _native
 
 INFO = _native.build_info()
-needs_cuda_build = pytest.mark.skipif(not INFO["cuda"], reason=f"no CUDA: {INFO['cuda_reason']}")
+ARCHS = [arch for arch in INFO["cuda_archs"].split() if not arch.startswith("ptx")]
+pytestmark = [
+    pytest.mark.sass,
+    pytest.mark.skipif(not INFO["cuda"], reason=f"no CUDA: {INFO['cuda_reason']}"),
+]
 
 
 def cuobjdump() -> str:
@@ -35,97 +38,91 @@ def dump(*options: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.sass
-@needs_cuda_build
-class TestCubins:
-    def test_every_architecture_is_there_and_the_newest_as_ptx(self):
-        listed = set(re.findall(r"\.sm_(\d+)\.cubin", dump("--list-elf")))
-        named = INFO["cuda_archs"].split()
-        assert listed == {arch for arch in named if not arch.startswith("ptx")}
-        ptx = set(re.findall(r"\.sm_(\d+)\.ptx", dump("--list-ptx")))
-        assert ptx == {arch.removeprefix("ptx") for arch in named if arch.startswith("ptx")}
-
-    def test_no_kernel_spills_and_all_count_bits_by_instruction(self):
-        arch = INFO["cuda_archs"].split()[0]
-        functions = re.split(r"Function : ", dump("-sass", "-arch", f"sm_{arch}"))[1:]
-        kinds = [re.match(r"\S+?(count|place|write)_kernel", text)[1] for text in functions]
-        assert sorted(kinds) == ["count"] * 3 + ["place"] + ["write"] * 3  # 8, 4 and 1 bytes
-        for kind, text in zip(kinds, functions, strict=True):
-            assert not re.search(r"\b(LDL|STL)\b", text), "local memory"
-            assert bool(re.search(r"\sPOPC R", text)) == (kind != "place")
-
-    def test_registers_leave_room_for_many_blocks(self):
-        usage = re.findall(r"REG:(\d+) STACK:(\d+)", dump("-res-usage"))
-        assert usage
-        assert max(int(registers) for registers, _ in usage) <= 64
-        assert {stack for _, stack in usage} == {"0"}
+@cache
+def kernels(arch: str) -> dict[str, list[str]]:
+    """Of each kernel of an architecture its instructions, without what they work on."""
+    found: dict[str, list[str]] = {}
+    listing = dump("-sass", "-arch", f"sm_{arch}")
+    for part in re.split(r"code for sm_", listing)[1:]:
+        if part.split("\n", 1)[0].strip() != arch:  # 90 lists 90a as well
+            continue
+        for text in re.split(r"Function : ", part)[1:]:
+            name = text.split("\n", 1)[0]
+            found[name] = re.findall(
+                r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", text, re.M
+            )
+    assert found
+    return found
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(bool(_native.library().cuda_status()), reason=_native.library().cuda_status())
-class TestTopk:
-    @pytest.fixture(autouse=True)
-    def _torch(self):
-        self.torch = pytest.importorskip("torch")
+def of(arch: str, kernel: str) -> dict[str, list[str]]:
+    """Kernels of one name, by their template arguments."""
+    pattern = re.compile(rf"\d{kernel}_kernel")
+    return {name: code for name, code in kernels(arch).items() if pattern.search(name)}
 
-    def cuda_topk(self, database, queries, k, first_id=0):
-        """The kernel as it is, on memory of torch and on torch's stream."""
-        library, torch = _native.library(), self.torch
-        a, b = torch.from_numpy(database).cuda(), torch.from_numpy(queries).cuda()
-        (rows, width), count = database.shape, len(queries)
-        size = library.cuda_topk_workspace(rows, width, count)
-        workspace = torch.empty(size, dtype=torch.uint8, device="cuda")
-        distances = torch.empty((count, k), dtype=torch.int32, device="cuda")
-        ids = torch.empty((count, k), dtype=torch.int64, device="cuda")
-        library.cuda_topk(
-            codes=a.data_ptr(),
-            rows=rows,
-            width=width,
-            first_id=first_id,
-            queries=b.data_ptr(),
-            count=count,
-            k=k,
-            workspace=workspace.data_ptr(),
-            workspace_bytes=size,
-            distances=distances.data_ptr(),
-            ids=ids.data_ptr(),
-            stream=torch.cuda.current_stream().cuda_stream,
-            device=torch.cuda.current_device(),
-        )
-        return distances.cpu().numpy(), ids.cpu().numpy()
 
-    @pytest.mark.parametrize("share", [0.5, 0.01])  # random, and ties by the thousand
-    @pytest.mark.parametrize("width", [1, 4, 7, 8, 16, 33, 64, 512])
-    def test_equal_to_the_cpu(self, width, share):
-        rng = np.random.default_rng(width)
-        for rows in (0, 1, 255, 4097, 60_000):
-            database = ch.pack(rng.random((rows, 8 * width)) < share)
-            for count, k in [(1, 1), (3, 100), (40, 7), (2, 70_000)]:
-                queries = ch.pack(rng.random((count, 8 * width)) < share)
-                found = self.cuda_topk(database, queries, k)
-                expected = ch.hamming_topk(database, queries, k)
-                np.testing.assert_array_equal(found[0], expected[0])
-                np.testing.assert_array_equal(found[1], expected[1])
+def number(arch: str) -> int:
+    return int(arch.rstrip("a"))
 
-    def test_the_same_at_every_run_and_on_another_stream(self):
-        rng = np.random.default_rng(0)
-        database, queries = (ch.pack(rng.random((n, 64)) < 0.1) for n in (300_000, 20))
-        first = self.cuda_topk(database, queries, 500)
-        with self.torch.cuda.stream(self.torch.cuda.Stream()):
-            again = self.cuda_topk(database, queries, 500)
-        np.testing.assert_array_equal(first[1], again[1])
 
-    def test_a_small_workspace_is_refused(self):
-        with pytest.raises(RuntimeError, match="workspace is too small"):
-            _native.library().cuda_topk(0, 10, 8, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0)
+def test_every_architecture_is_there_and_the_newest_as_ptx():
+    assert set(re.findall(r"\.sm_(\d+a?)\.cubin", dump("--list-elf"))) == set(ARCHS)
+    ptx = set(re.findall(r"\.sm_(\d+)\.ptx", dump("--list-ptx")))
+    assert ptx == {a.removeprefix("ptx") for a in INFO["cuda_archs"].split() if "ptx" in a}
 
-    def test_devices_are_named(self):
-        devices = _native.library().cuda_devices()
-        assert devices[0]["name"] == self.torch.cuda.get_device_name(0)
-        assert devices[0]["compute_capability"] == self.torch.cuda.get_device_capability(0)
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_nothing_is_kept_in_local_memory(arch):
+    usage = re.findall(r"STACK:(\d+).*?LOCAL:(\d+)", dump("-res-usage", "-arch", f"sm_{arch}"))
+    assert usage and set(usage) == {("0", "0")}
+    for name, code in kernels(arch).items():
+        assert not [i for i in code if re.match(r"(LDL|STL)\b", i)], name
+
+
+@pytest.mark.parametrize("arch", [a for a in ARCHS if a != "90a"])
+def test_the_scan_counts_bits_and_reads_vectors(arch):
+    scans = of(arch, "scan")
+    assert len(scans) == 7 + 4 + 2  # candidates, histograms, ties
+    for name, code in scans.items():
+        assert any(i.startswith("POPC") for i in code), name
+        assert any(re.match(r"LDG\.E\.128", i) for i in code) or "ELb0E" in name, name
+        assert not [i for i in code if "MMA" in i]
+
+
+@pytest.mark.parametrize("arch", [a for a in ARCHS if a != "90a"])
+def test_mma_is_one_instruction_where_it_is_and_left_out_elsewhere(arch):
+    codes = of(arch, "mma")
+    assert len(codes) == 5
+    for name, code in codes.items():
+        used = [i for i in code if "MMA" in i]
+        if 80 <= number(arch) < 100:
+            # a product each for 2 stripes of 128 queries, or its like with more steps
+            assert set(used) == {"BMMA.168256.AND.POPC"}, name
+            assert len(used) == (32 if "Li1E" in name or "Li2E" in name else 16), name
+        else:  # it would be emulated
+            assert not used and len(code) < 40, name
+
+
+@pytest.mark.skipif("90a" not in ARCHS, reason="not built for 90a")
+def test_wgmma_is_one_instruction_a_step():
+    codes = of("90a", "wgmma")
+    steps = {"Li1E": 1, "Li2E": 1, "Li4E": 1, "Li8E": 2, "Li16E": 4}
+    assert len(codes) == len(steps) == len(kernels("90a"))
+    for name, code in codes.items():
+        used = [i for i in code if "MMA" in i]
+        assert set(used) == {"BGMMA.64x128x256.AND.POPC"}, name
+        assert len(used) == next(n for key, n in steps.items() if f"kernelI{key}" in name), name
+        assert not [i for i in code if i.startswith("CALL")], name
+
+
+def test_no_xor_on_tensor_cores():
+    assert "XOR.POPC" not in dump("-sass")
 
 
 @pytest.mark.skipif(not _native.library().cuda_status(), reason="there is a GPU")
-def test_without_a_gpu_the_kernel_says_why_and_does_not_crash():
-    with pytest.raises(RuntimeError, match="CUDA: "):
-        _native.library().cuda_topk(0, 10, 8, 0, 0, 1, 1, 0, 1 << 30, 0, 0, 0, 0)
+def test_without_a_gpu_everything_says_why_and_nothing_crashes():
+    library = _native.library()
+    assert library.cuda_devices() == []
+    for call in (lambda: library.CudaMemory(0, 8), lambda: library.cuda_memory(0)):
+        with pytest.raises(RuntimeError, match="CUDA: "):
+            call()
