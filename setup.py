@@ -113,8 +113,8 @@ CUDA_SOURCES = {
     "cuda/topk.cpp": "none",
     "cuda/wgmma.cu": "90a",
 }
-# One of each generation: 86 to 89 run the code of 80, 103 that of 100, 121 that of 120; and nvcc 13.2
-# is known to miscompile for 103.
+# One of each generation: 86 to 89 run the code of 80, 103 that of 100, 121 that of 120; and nvcc
+# 13.2 is known to miscompile for 103.
 DEFAULT_ARCHS = ["75", "80", "90", "100", "110", "120"]
 
 

@@ -24,9 +24,21 @@ rm -rf "$site"
 COOPHASH_CUDA=1 "$python" -m pip install --quiet --no-build-isolation --no-deps --no-index \
     --target "$site" .
 export PYTHONPATH="$PWD/$site"
+export PYTHONSAFEPATH=1 # not the checkout's own folder, which has no extension
 results=benchmarks/results/$name.json
 status=0
 "$python" -m pytest tests -m gpu || status=$?
+if command -v compute-sanitizer >/dev/null; then
+    for tool in memcheck racecheck synccheck; do
+        # every tensor an allocation of its own, so that what is read beside it is found
+        PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+            "$python" -m pytest tests/test_cuda_gpu.py -q -m gpu \
+            -k "test_every_width and clustered and (1- or 8- or 33- or 64-) or test_relevance" ||
+            status=$?
+    done
+else
+    echo "compute-sanitizer is not on PATH: not run"
+fi
 "$python" -m pytest benchmarks -m gpu --benchmark-json="$results" \
     --benchmark-columns=median,iqr,rounds --benchmark-sort=name || status=$?
 [ ! -f "$results" ] || "$python" benchmarks/table.py "$results"

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coophash import _native
+from coophash._arguments import allow_words
 from coophash._device_arrays import (
     DeviceArray,
     describe,
@@ -22,7 +23,6 @@ from coophash._device_arrays import (
     out_of_memory,
     upload,
 )
-from coophash._arguments import allow_words
 from coophash.codes import as_numpy, check_codes, check_layout, check_spare
 
 # Set by tests and benchmarks to force a way of comparing: "popc", "mma" or "wgmma".

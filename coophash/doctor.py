@@ -158,6 +158,8 @@ def _search() -> Iterator[Finding]:
 
 def _tensor_cores(device: int) -> str:
     """Which one-bit tensor cores batches of queries take on a device, and why none."""
+    from coophash import _native
+
     why = {path: _native.cuda().cuda_try_path(path, device) for path in ("wgmma", "mma")}
     for path, reason in why.items():
         if not reason:

@@ -1,7 +1,7 @@
-"""Search on a CUDA device, from Python: on the emulator of tests/csrc/emulator where there is no GPU.
+"""Search on a CUDA device, from Python, on the emulator of tests/csrc/emulator.
 
-The device's results must be those of the CPU, which other tests compare with an oracle. What only a
-GPU can show is in tests/test_cuda_gpu.py.
+The device's results must be those of the CPU, which other tests compare with an oracle. What only
+a GPU can show is in tests/test_cuda_gpu.py.
 """
 
 from __future__ import annotations
