@@ -31,7 +31,8 @@ constexpr int kSums = kQueries / 2;  // that a thread holds of 64 rows
 uint32_t shared_address(const void* pointer);
 inline void wgmma_fence() {}
 inline void wgmma_commit() {}
-inline void wgmma_wait(int (&)[kSums]) {}
+template <int STEPS>
+inline void wgmma_wait(int (&)[kSums], uint32_t (&)[STEPS][4]) {}
 inline void shared_fence() {}
 void wgmma_and_popc(int (&d)[kSums], const uint32_t (&a)[4], uint64_t b, bool add);
 #elif COOPHASH_WGMMA
@@ -42,11 +43,15 @@ __device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" 
 __device__ inline void wgmma_commit() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
-// The sums pass through it, so that nothing looks at them before.
-__device__ inline void wgmma_wait(int (&d)[kSums]) {
+// The sums pass through it, so that nothing looks at them before; and so do the fragments, so that
+// no register of theirs is written while the product still reads it.
+template <int STEPS>
+__device__ inline void wgmma_wait(int (&d)[kSums], uint32_t (&a)[STEPS][4]) {
   asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
 #pragma unroll
   for (int i = 0; i < kSums; ++i) asm volatile("" : "+r"(d[i])::"memory");
+#pragma unroll
+  for (int i = 0; i < 4 * STEPS; ++i) asm volatile("" : "+r"(a[i / 4][i % 4])::"memory");
 }
 // What was stored to shared memory can be read by the tensor cores.
 __device__ inline void shared_fence() {
@@ -155,7 +160,7 @@ __device__ void scan_groups(const Rows& rows, const Asked& asked, const Collect&
     }
     wgmma_commit();
     if (stretch + groups < stretches) load(stretch + groups);  // while the product is at work
-    wgmma_wait(sums);
+    wgmma_wait(sums, a);
     uint32_t merged = 0;
 #pragma unroll
     for (int i = 0; i < kSums; ++i) merged |= static_cast<uint32_t>(sums[i]);
