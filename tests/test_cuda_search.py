@@ -335,7 +335,7 @@ def test_errors_of_the_device(device, monkeypatch):
     index.add(np.zeros((5, 2), np.uint8))
     with pytest.raises(ValueError, match="queries must be 0 in the 4 spare bits"):
         index.search(Foreign(np.full((1, 2), 255, np.uint8)), 1)
-    device.configure(memory=1 << 18)
+    device.configure(memory=1 << 17)
     with pytest.raises(
         MemoryError, match=r"search for 5 neighbours take .* MB on cuda:0, which has"
     ):
@@ -345,14 +345,14 @@ def test_errors_of_the_device(device, monkeypatch):
 def test_little_memory_makes_smaller_groups(device):
     database, queries = draw("clustered", 5000, 64, 1), draw("clustered", 60, 64, 2)
     expected = ch.hamming_topk(database, queries, 10)
-    ranges = ch.hamming_range(database, queries, 6)
+    ranges = ch.hamming_range(database, queries, 1)
     _, least = device.cuda_topk_workspace(60, 8, 10, False)
     on_device = Foreign(database)
     free = device.cuda_memory(0)[0]
     total = device.cuda_memory(0)[1]
     device.configure(memory=total - free + least + 200_000)
     assert_same(ch.hamming_topk(on_device, queries, 10), expected)
-    assert_same(ch.hamming_range(on_device, queries, 6), ranges)
+    assert_same(ch.hamming_range(on_device, queries, 1), ranges)
 
 
 def test_the_environment_chooses(device, monkeypatch):
@@ -371,7 +371,7 @@ def test_the_environment_chooses(device, monkeypatch):
 
 def test_without_a_device_the_index_says_why(monkeypatch):
     monkeypatch.setattr(_native, "cuda_status", lambda: "no NVIDIA GPU")
-    with pytest.raises(RuntimeError, match=r'device="cuda": no NVIDIA GPU .*device="cpu" gives'):
+    with pytest.raises(RuntimeError, match=r"device=.cuda.: no NVIDIA GPU .*gives the same"):
         ch.HammingIndex(64, device="cuda")
 
 
