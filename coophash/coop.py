@@ -204,6 +204,35 @@ class CoopHash(ImageHasher):
             return_energies=return_energies,
         )  # fmt: skip
 
+    def recover(self, images: Any, mask: Any = None, labels: Any = None, **options: Any) -> Any:
+        """Corrupted images, mended by generator, inference head and chain: `coophash.recovery`.
+
+        Args:
+            images: (N, C, H, W) float in [-1, 1] or uint8, NumPy or torch; or an `ImageSet`. What
+                stands in hidden pixels does not matter.
+            mask: bool, True where a pixel is observed: (N, 1, H, W), (N, C, H, W), or (H, W) for
+                all images. None: every pixel is observed, and noisy.
+            labels: c, (N,); inferred by default.
+            rounds (1): of inference and chain, each from what the one before it gave.
+            steps (langevin_steps): of the chain, 0 for none.
+            starts (1): chains of each image, from z~ drawn anew; the lowest energy is taken.
+            samples (100): of the generator for each class, that hidden pixels are first filled by.
+            trust (1; 0.7 without a mask): 1 holds observed pixels as they are; below it they are
+                mixed with what the generator makes of them, and pull on the chain.
+            seed (0): of every draw. batch_size (256): images at a time; the chain's noise is drawn
+                by batch.
+
+        Returns:
+            float32, (N, C, H, W) in [-1, 1]; torch for torch input, else NumPy.
+
+        Raises:
+            TypeError, ValueError: an argument that is not as described, or a model without its
+                generator or inference head.
+        """
+        from coophash.recovery import recover  # it is made of the parts defined here
+
+        return recover(self, images, mask, labels, **options)
+
     @property
     def method(self) -> str:
         """What the model is called in progress bars and tables."""

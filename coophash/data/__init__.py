@@ -24,6 +24,7 @@ from coophash.data.pair_table import PairTable, read_pair_table
 from coophash.data.pairs import PairSet
 from coophash.data.resize import adapt_images
 from coophash.data.split import split_indices
+from coophash.data.uci_digits import read_uci_digits
 
 __all__ = [
     "BagOfWords",
@@ -48,6 +49,7 @@ __all__ = [
     "read_mnist_halves",
     "read_pair_table",
     "read_pairs",
+    "read_uci_digits",
     "split_halves",
     "split_indices",
 ]
