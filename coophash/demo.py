@@ -20,11 +20,17 @@ from numpy.typing import NDArray
 
 from coophash.baselines import ITQ, RandomProjection
 from coophash.coop import CoopHash
+from coophash.corruptions import spoil
 from coophash.data import ImageSet, read_mnist5k, split_indices
 from coophash.demo_page import PLAIN, write_page
 from coophash.encoded import check_writable
 from coophash.environment import machine, versions
-from coophash.evaluation import RetrievalScores, evaluate_codes
+from coophash.evaluation import (
+    RecoveryScores,
+    RetrievalScores,
+    evaluate_codes,
+    evaluate_recovery,
+)
 from coophash.generation import GeneratorCheck, Triplets, check_generator, latent_grid, triplets
 from coophash.history import History
 from coophash.metrics import PrecisionRecallCurve, precision_recall_curve
@@ -55,6 +61,7 @@ GRID_ROWS = 8  # latents in the grid of generated images
 MOST_BITS = 28 * 28  # ITQ makes at most one bit per pixel
 RADIUS = 2
 CUT = 100  # k of precision@k
+OCCLUSIONS = (1, 3, 5)  # strengths of `coophash.corruptions`; the pictures show the middle one
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,8 @@ class Demo:
         check, triplets: of `coophash.generation`.
         grid, grid_revised: generated digits and the same after the chain, (GRID_ROWS, classes, C,
             H, W), of `coophash.generation.latent_grid`.
+        recovery: CoopHash's queries with a rectangle hidden, as they are and recovered.
+        recovery_images: one digit of each class: real, occluded, recovered; (3, classes, C, H, W).
         histories: of the two trained networks, by name.
         seconds: the whole demo.
         settings: what it was called with and what follows from that.
@@ -101,6 +110,8 @@ class Demo:
     triplets: Triplets
     grid: NDArray[np.float32]
     grid_revised: NDArray[np.float32]
+    recovery: RecoveryScores
+    recovery_images: NDArray[np.float32]
     histories: dict[str, History]
     seconds: float
     settings: dict[str, Any]
@@ -123,6 +134,7 @@ class Demo:
                 for method in self.methods
             ],
             "generator": self.check.as_dict(),
+            "recovery": self.recovery.as_dict(),
             "histories": {
                 name: {"kept_update": history.kept_update, "records": history.records}
                 for name, history in self.histories.items()
@@ -211,7 +223,7 @@ def run_demo(
     search_seconds = time.perf_counter() - began
 
     model = models[COOPHASH]
-    say("looking at the generator")
+    say("looking at the generator, recovering occluded queries")
     return Demo(
         parts=parts,
         methods=tuple(methods),
@@ -222,6 +234,15 @@ def run_demo(
         triplets=triplets(model, parts["train"], seed=seed),
         grid=latent_grid(model, GRID_ROWS, seed=seed),
         grid_revised=latent_grid(model, GRID_ROWS, seed=seed, revised=True),
+        recovery=evaluate_recovery(
+            model,
+            parts["query"],
+            parts["database"],
+            kinds=("occlusion",),
+            strengths=OCCLUSIONS,
+            seed=seed,
+        ),
+        recovery_images=_recovered(model, parts["query"], seed),
         histories=histories,
         seconds=time.perf_counter() - started,
         settings={
@@ -249,6 +270,14 @@ def write_demo(demo: Demo, folder: str | Path) -> tuple[Path, Path]:
     check_writable(results)
     results.write_text(json.dumps(demo.as_dict(), indent=1) + "\n", encoding="utf-8")
     return write_page(demo, folder / "index.html"), results
+
+
+def _recovered(model: CoopHash, queries: ImageSet, seed: int) -> NDArray[np.float32]:
+    """The first query of each class: real, occluded, recovered; (3, classes, C, H, W)."""
+    first = [int(np.flatnonzero(queries.labels == c)[0]) for c in range(queries.classes)]
+    chosen = queries.subset(first)
+    hidden, observed = spoil(chosen, "occlusion", OCCLUSIONS[1], seed)
+    return np.stack([chosen.float(), hidden, model.recover(hidden, observed, seed=seed)])
 
 
 def _vectors(images: ImageSet) -> NDArray[np.float32]:

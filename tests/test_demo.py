@@ -122,6 +122,24 @@ def test_page_shows_the_same_marks_as_the_labels(found, folder):
     assert page.count('<li class="right">') == right
 
 
+def test_recovery_of_occluded_queries_is_shown(found, folder):
+    results = json.loads((folder / "results.json").read_text())["recovery"]
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    assert "<h2>Recovery of occluded queries</h2>" in page
+    assert list(results["as_is"]["occlusion"]) == ["1", "3", "5"]
+    for side in ("as_is", "recovered"):
+        for score in results[side]["occlusion"].values():
+            assert f"<td>{score['mean_average_precision']:.3f}</td>" in page
+    coop = found.methods[0].scores.mean_average_precision
+    assert found.recovery.clean.mean_average_precision == pytest.approx(coop)
+    real, occluded, recovered = found.recovery_images
+    assert real.shape == (10, 1, 28, 28)
+    visible = occluded == real
+    assert 0.6 < visible.mean() < 0.8, "a share of 0.3 is hidden; grey equals no pixel"
+    assert (recovered[occluded != 0] == real[occluded != 0]).all()
+    assert (recovered[~visible] != 0).mean() > 0.99
+
+
 def test_command_prints_its_table_and_writes_both_files(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
