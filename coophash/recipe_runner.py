@@ -22,17 +22,22 @@ from typing import Any
 import numpy as np
 import torch
 
+from coophash import recipe_evaluation
 from coophash.checkpoints import CHECKPOINT_FILE, write_atomically
 from coophash.data import ImageSet
 from coophash.environment import commit, machine, versions
+from coophash.evaluation import without_classes
 from coophash.hasher import ImageHasher
 from coophash.history import History
 from coophash.methods import make_model
+from coophash.protocols import Split
 from coophash.recipe import FIT_SETTINGS, Recipe, Run
+from coophash.recovery import can_recover
 from coophash.training import fit
 
 RECORD_FILE = "record.json"
 HISTORY_FILE = "history.json"
+UNSEEN_FOLDER = "unseen"  # in a run's folder: the model that has not learned some classes
 _VERSION = 1  # raised when the same settings would give other weights or scores than before
 _SETTINGS_FILE, _LOCK_FILE = "run.json", "lock"
 
@@ -126,6 +131,7 @@ def _run(
         "commit": commit(), "machine": machine(), "versions": versions(),
         "device": _device_name(model), "threads": torch.get_num_threads(),
     }  # fmt: skip
+    started = time.monotonic()
     try:
         history = fit(
             model, images.subset(split.train, "train"), validation, seed=run.seed, folder=place,
@@ -137,12 +143,27 @@ def _run(
         return True
     if not history.finished:
         return False
+    evaluations: dict[str, Any] = {}
+    summary: dict[str, float] = {}
+    if "unseen" in run.evaluations:
+        left = None if limit is None else max(0.0, limit - (time.monotonic() - started))
+        found = _unseen(run, images, split, place, left, device, progress)
+        if found is None:
+            return False
+        evaluations["unseen"], more = found
+        summary |= more
     began = time.perf_counter()
     queries, database = (images.subset(rows) for rows in (split.query, split.database))
     scores = run.protocol.evaluate(
         model.encode(queries), model.encode(database), queries.labels, database.labels,
         split=split, bits=run.bits,
     )  # fmt: skip
+    for name, function in (
+        ("corruption", recipe_evaluation.corruption), ("recovery", recipe_evaluation.recovery)
+    ):  # fmt: skip
+        if name in run.evaluations and (name != "recovery" or can_recover(model)):
+            evaluations[name], more = function(model, queries, database, run.seed)
+            summary |= more
     seconds = time.perf_counter() - began
     history.save(place / HISTORY_FILE)
     record |= {
@@ -150,12 +171,43 @@ def _run(
         "updates": history.update, "kept_update": history.kept_update,
         "validation_map": dict(history.validation).get(history.kept_update or -1),
         "seconds": round(history.seconds, 2), "seconds_of_scoring": round(seconds, 2),
-        "scores": scores,
+        "scores": {**scores, **summary},
     }  # fmt: skip
+    if run.evaluations:
+        record["evaluations"] = evaluations
     write_atomically(place / RECORD_FILE, _json(record))
-    (place / CHECKPOINT_FILE).unlink(missing_ok=True)  # several times the model, no longer needed
+    for folder in (place, place / UNSEEN_FOLDER):  # several times the model, no longer needed
+        (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
     say(f"{run.key}: mAP {scores['map']:.4f}, {_minutes(history)}")
     return True
+
+
+def _unseen(
+    run: Run, images: ImageSet, split: Split, place: Path, limit: float | None, device: str,
+    progress: bool,
+) -> recipe_evaluation.Found | None:  # fmt: skip
+    """Train the run's method without some classes and score it; None if the time limit stopped it.
+
+    The protocol's split is kept, so the database has the unseen classes and training does not.
+    """
+    classes = recipe_evaluation.unseen_classes(images.classes, run.seed)
+    train, validation = (
+        without_classes(images.subset(rows, name), classes)
+        for rows, name in ((split.train, "train"), (split.validation, "validation"))
+    )
+    model = _model(run, train).to(device)
+    try:
+        history = fit(
+            model, train, validation if len(validation) else None, seed=run.seed,
+            folder=place / UNSEEN_FOLDER, resume=True, time_limit=limit, progress=progress,
+            **run.training,
+        )  # fmt: skip
+    except FloatingPointError as error:  # the run's other figures stand without it
+        return {"unseen": list(classes), "error": str(error)}, {}
+    if not history.finished:
+        return None
+    queries, database = (images.subset(rows) for rows in (split.query, split.database))
+    return recipe_evaluation.unseen(model, queries, database, classes)
 
 
 def _settings(recipe: Recipe, images: ImageSet) -> dict[str, dict[str, Any]]:
@@ -185,6 +237,10 @@ def _settings(recipe: Recipe, images: ImageSet) -> dict[str, dict[str, Any]]:
             "data": {"name": run.data.name, "image_size": run.data.image_size,
                      "channels": run.data.channels},
         }  # fmt: skip
+        if run.evaluations:  # only then: records made before there were any stay valid
+            settings["evaluate"] = list(run.evaluations)
+            if "unseen" in run.evaluations:
+                recipe_evaluation.unseen_classes(images.classes, run.seed)
         text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         found[run.key] = {"hash": digest, **json.loads(text)}

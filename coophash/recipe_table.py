@@ -48,8 +48,9 @@ def make_table(records: Iterable[Record], metric: str = "map") -> str:
 
     Args:
         records: of `read_records`, all by one protocol (seeds aside) on the same images.
-        metric: a score of `Protocol.evaluate`, e.g. "map" or "precision_at_radius"; or
-            "validation_map" or "seconds".
+        metric: a score of `Protocol.evaluate`, e.g. "map" or "precision_at_radius";
+            "validation_map", "seconds", or one that `evaluate` adds, e.g. "corruption_loss": of a
+            loss the smallest mean is bold. Methods without the figure have "-".
 
     Raises:
         ValueError: no records, records that are not comparable, or a metric that they lack.
@@ -62,15 +63,17 @@ def make_table(records: Iterable[Record], metric: str = "map") -> str:
     names, lengths = _rows(found), sorted({int(record["bits"]) for record in found})
     cells = {
         (name, bits): [
-            _value(record, metric)
+            value
             for record in good
             if record["name"] == name and record["bits"] == bits
+            for value in _values(record, metric, good)
         ]
         for name in names
         for bits in lengths
     }
+    choose: Any = min if metric.endswith("_loss") else max
     best = {
-        bits: max((mean(cells[name, bits]) for name in names if cells[name, bits]), default=None)
+        bits: choose((mean(cells[name, bits]) for name in names if cells[name, bits]), default=None)
         for bits in lengths
     }
     lines = [
@@ -101,17 +104,30 @@ def _cell(values: list[float], failed: int, bold: bool, digits: int) -> str:
     return f"{text} ({len(values)}{', ' + diverged if diverged else ''})"
 
 
-def _value(record: Record, metric: str) -> float:
-    places = (record["scores"], record)
-    for place in places:
-        value = place.get(metric)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
+def _values(record: Record, metric: str, records: list[Record]) -> list[float]:
+    """The record's value, or none where only other methods have such a figure.
+
+    Raises:
+        ValueError: no record has it.
+    """
+    value = _value(record, metric)
+    if value is not None:
+        return [value]
+    if any(_value(each, metric) is not None for each in records):
+        return []
     known = [name for name, value in record["scores"].items() if isinstance(value, float)]
     raise ValueError(
         f"{record['key']} has no score {metric!r}; there are {', '.join(known)}, validation_map "
         "and seconds"
     )
+
+
+def _value(record: Record, metric: str) -> float | None:
+    for place in (record["scores"], record):
+        value = place.get(metric)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    return None
 
 
 def _rows(records: list[Record]) -> list[str]:

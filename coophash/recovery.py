@@ -88,7 +88,7 @@ def recover(
         TypeError, ValueError: as there.
     """
     c = model.config
-    if not c.cooperative or c.without in ("generator", "inference"):
+    if not can_recover(model):
         lacks = c.without or "cooperative part"
         raise ValueError(f"this model is without its {lacks}: it cannot recover images")
     chainless = c.without in ("energy", "langevin")
@@ -126,6 +126,13 @@ def recover(
             )  # fmt: skip
     out = torch.cat(parts) if parts else given
     return out if isinstance(pixels, Tensor) else out.cpu().numpy()
+
+
+def can_recover(model: Any) -> bool:
+    """Whether a model has what recovery needs: a `CoopHash` with generator and inference head."""
+    c = getattr(model, "config", None)
+    cooperative = bool(getattr(c, "cooperative", False)) and hasattr(model, "generator")
+    return cooperative and getattr(c, "without", "") not in ("generator", "inference")
 
 
 def _recover(

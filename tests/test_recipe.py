@@ -80,6 +80,12 @@ def test_each_seed_draws_its_own_split_unless_the_protocol_has_one(write):
     assert {run.protocol.seed for run in fixed.runs} == {7}
 
 
+def test_evaluations_beside_retrieval(write):
+    assert read_recipe(write(GOOD)).runs[0].evaluations == ()
+    text = 'evaluate = ["unseen", "retrieval", "corruption"]\n' + GOOD
+    assert read_recipe(write(text)).runs[-1].evaluations == ("corruption", "unseen")
+
+
 def test_a_named_protocol_and_what_differs(write):
     text = GOOD[: GOOD.index("[protocol]")] + '[protocol]\nbase = "cifar10"\nvalidation = 50\n'
     protocol = read_recipe(write(text + GOOD[GOOD.index("[train]") :])).runs[0].protocol
@@ -90,7 +96,9 @@ def test_a_named_protocol_and_what_differs(write):
     "old, new, words",
     [
         ("[grid]", "[grid", "no valid TOML"),
-        ("title", "name", "the file has no 'name'; it has data, grid"),
+        ('title = "Small"', 'evaluate = ["noise"]', "evaluate must be of retrieval, .*'noise'"),
+        ('title = "Small"', 'evaluate = "recovery"', "evaluate must be a list of retrieval"),
+        ("title", "name", "the file has no 'name'; it has data, evaluate, grid"),
         ('name = "digits"\n', "", r"\[data\] must have a 'name'"),
         ('name = "digits"', 'name = "mnist-5k"', "mnist-5k has none"),
         ("image_size = 12\n[protocol]", "size = 12\n[protocol]", r"\[data\] has no 'size'"),

@@ -53,6 +53,16 @@ def test_other_metrics():
         make_table(FOUND, "recall")
 
 
+def test_of_a_loss_the_smallest_is_best_and_some_methods_have_none():
+    found = [
+        record("csq", 16, 0, 0.5), record("coophash", 16, 0, 0.8), record("plain", 16, 0, 0.7),
+    ]  # fmt: skip
+    found[0]["scores"]["recovery_loss"], found[1]["scores"]["recovery_loss"] = 0.5, 0.25
+    assert rows(make_table(found, "recovery_loss"))[2:] == [
+        "| coophash | **0.2500** (1) |", "| plain | - |", "| csq | 0.5000 (1) |"
+    ]  # fmt: skip
+
+
 def test_what_stands_under_it():
     text = make_table(FOUND)
     for words in (

@@ -1,0 +1,143 @@
+"""What a recipe's `evaluate` adds: records, summaries, tables, in one go and in pieces."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import coophash as ch
+from coophash.checkpoints import CHECKPOINT_FILE
+from coophash.data import ImageSet
+from coophash.evaluation import choose_unseen, evaluate_corruptions, evaluate_recovery
+from coophash.recipe import read_recipe
+from coophash.recipe_evaluation import unseen_classes
+from coophash.recipe_runner import RECORD_FILE, UNSEEN_FOLDER, run_recipe
+from coophash.recipe_table import make_table, read_records
+
+TOML = """
+evaluate = ["retrieval", "unseen", "corruption", "recovery"]
+[data]
+name = "stripes"
+[protocol]
+rule = "stratified"
+query = 18
+train = 45
+validation = 15
+classes = 3
+image_size = 12
+[train]
+updates = 4
+batch_size = 8
+validate_every = 2
+[grid]
+methods = ["coophash", "csq"]
+bits = [8]
+seeds = [1]
+[methods.coophash]
+latent_dim = 4
+generator_channels = 2
+langevin_steps = 1
+base_channels = 4
+features = 8
+[methods.csq]
+base_channels = 4
+features = 8
+"""
+KEYS = ("coophash-8-bits-seed-1", "csq-8-bits-seed-1")
+
+
+def stripes():
+    source = np.random.default_rng(0)
+    labels = np.arange(120) % 3
+    images = source.integers(0, 60, (120, 1, 12, 12), np.uint8)
+    for row, label in enumerate(labels):
+        images[row, 0, :, 4 * label : 4 * label + 4] += 150
+    return ImageSet(images, labels.astype(np.int64), ("left", "middle", "right"))
+
+
+def run(folder, text=TOML, **settings):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "stripes.toml").write_text(text)
+    recipe = read_recipe(folder / "stripes.toml")
+    done = run_recipe(recipe, stripes(), folder / "grid", progress=False, **settings)
+    return recipe, done
+
+
+def record(folder, key):
+    return json.loads((folder / "grid" / key / RECORD_FILE).read_text())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    assert run(folder)[1].recorded == 2
+    return folder
+
+
+def test_records_are_those_of_the_functions(whole):
+    recipe, _ = run(whole)
+    images = stripes()
+    split = recipe.runs[0].protocol.split(images.labels)
+    queries, database = images.subset(split.query), images.subset(split.database)
+    model = ch.load(whole / "grid" / KEYS[0])
+    found = record(whole, KEYS[0])
+    assert set(found["evaluations"]) == {"unseen", "corruption", "recovery"}
+    shifted = evaluate_corruptions(model, queries, database, seed=1)
+    assert found["evaluations"]["corruption"] == json.loads(json.dumps(shifted.as_dict()))
+    assert found["scores"]["corruption_loss"] == pytest.approx(shifted.loss)
+    mended = evaluate_recovery(model, queries, database, seed=1)
+    assert found["evaluations"]["recovery"] == json.loads(json.dumps(mended.as_dict()))
+    assert found["scores"]["occlusion_recovered_map"] == pytest.approx(
+        np.mean([s.mean_average_precision for s in mended.recovered["occlusion"].values()])
+    )
+    clean = found["evaluations"]["corruption"]["clean"]["mean_average_precision"]
+    assert clean == pytest.approx(found["scores"]["map"])
+
+
+def test_unseen_classes_are_not_trained_on(whole):
+    for key in KEYS:
+        found = record(whole, key)
+        model = ch.load(whole / "grid" / key / UNSEEN_FOLDER)
+        dropped = found["evaluations"]["unseen"]["unseen"]
+        assert dropped == list(choose_unseen(3, 1, seed=1)) and model.config.classes == 2
+        names = ("left", "middle", "right")
+        assert model.class_names == tuple(n for c, n in enumerate(names) if c not in dropped)
+        scores = found["evaluations"]["unseen"]
+        assert scores["unseen@all"]["queries"] == 6 and scores["unseen@all"]["database"] == 57
+        assert scores["unseen@unseen"]["database"] == 19
+        assert found["scores"]["unseen_map"] == scores["unseen@unseen"]["mean_average_precision"]
+        assert not list((whole / "grid" / key).rglob(CHECKPOINT_FILE))
+
+
+def test_methods_that_cannot_recover_have_no_such_figure(whole):
+    assert set(record(whole, KEYS[1])["evaluations"]) == {"unseen", "corruption"}
+    table = make_table(read_records(whole / "grid"), "recovery_loss")
+    assert "| csq | - |" in table and "| coophash | **" in table
+    assert "| csq | " in make_table(read_records(whole / "grid"), "unseen_loss")
+
+
+def test_pieces_give_the_records_of_one_go(whole, tmp_path):
+    done, calls = None, 0
+    while done is None or done.stopped is not None:
+        _, done = run(tmp_path, minutes=0)
+        calls += 1
+    assert calls > 8 and done.recorded == 2
+    for key in KEYS:
+        one, other = record(tmp_path, key), record(whole, key)
+        assert one["scores"] == other["scores"] and one["evaluations"] == other["evaluations"]
+        weights = [
+            ch.load(f / "grid" / key / UNSEEN_FOLDER).state_dict() for f in (tmp_path, whole)
+        ]
+        assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_another_list_is_other_settings(whole):
+    with pytest.raises(ValueError, match="is of other settings"):
+        run(whole, TOML.replace('"unseen", ', ""))
+
+
+def test_how_many_classes_are_left_out():
+    assert [len(unseen_classes(n, 0)) for n in (3, 4, 5, 10, 100)] == [1, 1, 2, 3, 30]
+    with pytest.raises(ValueError, match="needs at least 3 classes, got 2"):
+        unseen_classes(2, 0)
