@@ -31,7 +31,7 @@ from coophash.codes import pack
 from coophash.coop_terms import random_source
 from coophash.data.pairs import PairSet, feature_matrix
 from coophash.features import Source, describe_source, make_source
-from coophash.kernels import bank_contrast
+from coophash.kernels import bank_contrast, bank_update, ranking_loss
 from coophash.ucch_config import PRESETS, UCCHConfig
 
 __all__ = ["UCCH", "MemoryBank", "PairEncoder", "UCCHConfig", "ucch_step"]
@@ -77,7 +77,8 @@ class MemoryBank(nn.Module):
 
     Attributes:
         values: v, (n, L) float32.
-        codes: sgn(v), packed: (n, ceil(L / 8)) uint8. Always those of `values`.
+        codes: sgn(v), packed: (n, ceil(L / 8)) uint8. Always those of `values`: `bank_update`
+            changes both.
     """
 
     values: Tensor
@@ -92,22 +93,6 @@ class MemoryBank(nn.Module):
 
     def __len__(self) -> int:
         return len(self.values)
-
-    @torch.no_grad()
-    def update(self, rows: Tensor, outputs: Tensor, momentum: float, normalize: bool) -> None:
-        """v <- delta v + (1 - delta) u in some rows (Eq. 5), and their codes.
-
-        Args:
-            rows: (B,) int64, each once.
-            outputs: u = (h^x + h^y) / 2, (B, L).
-            momentum: delta.
-            normalize: bring u and the result to length 1.
-        """
-        u = F.normalize(outputs, dim=1) if normalize else outputs
-        v = momentum * self.values[rows] + (1 - momentum) * u
-        v = F.normalize(v, dim=1) if normalize else v
-        self.values[rows] = v
-        self.codes[rows] = pack(v)
 
 
 class UCCH(nn.Module):
@@ -332,12 +317,10 @@ def ucch_step(
         torch.manual_seed(source.initial_seed())  # of the dropout
         hx = model.image_encoder(_disturbed(images, c.image_noise, c.image_dropout, source))
         hy = model.text_encoder(_disturbed(texts, c.text_noise, c.text_dropout, source))
-    centre = (hx + hy).detach() / 2
-
     both = torch.stack([hx, hy])  # the two modalities share keys and negatives
     if warm_up:  # every other pair of the batch is a negative, once
         own = torch.arange(len(rows), device=rows.device)
-        losses = bank_contrast(both, pack(centre), own, temperature=c.temperature)
+        losses = bank_contrast(both, pack((hx + hy).detach()), own, temperature=c.temperature)
     else:
         losses = bank_contrast(
             both, bank.codes, rows, c.negatives, temperature=c.temperature,
@@ -347,7 +330,9 @@ def ucch_step(
 
     similarity = hx @ hy.T  # M^xy, (B, B); its transpose is M^yx
     if c.ranking == "crl":
-        ranking = crl_loss(similarity, c.margin, c.shift, c.ranking_temperature)
+        ranking = ranking_loss(
+            similarity, margin=c.margin, shift=c.shift, kappa=c.ranking_temperature
+        )
     else:
         ranking = max_margin_loss(similarity, c.margin)
 
@@ -358,7 +343,10 @@ def ucch_step(
         nn.utils.clip_grad_norm_(model.parameters(), c.gradient_clip)
     optimizer.step()
 
-    bank.update(rows, centre, 0.0 if warm_up else c.bank_momentum, c.normalize_bank)
+    bank_update(
+        bank.values, bank.codes, rows, both.detach(),
+        momentum=0.0 if warm_up else c.bank_momentum, normalize=c.normalize_bank,
+    )  # fmt: skip
     similarity, own = similarity.detach(), similarity.detach().diagonal().mean()
     others = (similarity.mean() * len(rows) - own) / (len(rows) - 1)
     return {
@@ -377,20 +365,6 @@ def _disturbed(features: Tensor, noise: float, dropout: float, source: torch.Gen
         drawn = torch.rand(features.shape, generator=source, device=features.device)
         features = features * (drawn >= dropout)
     return features
-
-
-def crl_loss(similarity: Tensor, margin: float, shift: float, temperature: float) -> Tensor:
-    """L_r (Eq. 8, 14) of <h^x, h^y> (B, B), both directions, each a mean over the batch.
-
-    Negatives within the margin count as they are, those beyond it less `shift`.
-    """
-    own = similarity.diagonal()
-    shifted = similarity - shift
-    loss = similarity.new_zeros(())
-    for dim, limit in ((1, own[:, None]), (0, own[None, :])):
-        s = torch.where(limit - similarity <= margin, similarity, shifted)
-        loss = loss + (margin + temperature * (s / temperature).logsumexp(dim) - own).mean()
-    return loss
 
 
 def max_margin_loss(similarity: Tensor, margin: float) -> Tensor:

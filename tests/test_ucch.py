@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import coophash as ch
-from coophash.kernels import bank_draws
+from coophash.kernels import bank_draws, bank_update
 from coophash.ucch import MemoryBank, _disturbed, ucch_step
 from coophash.ucch_config import PRESETS, UCCHConfig
 
@@ -168,7 +168,8 @@ def test_the_bank_starts_with_fair_signs_of_length_one():
 
 def test_an_output_of_zero_is_a_one_bit(batch):
     bank = MemoryBank(ITEMS, BITS)
-    bank.update(torch.tensor([4]), torch.zeros(1, BITS), 0.0, normalize=False)
+    rows = torch.tensor([4])
+    bank_update(bank.values, bank.codes, rows, torch.zeros(1, BITS), momentum=0.0, normalize=False)
     assert torch.equal(ch.unpack(bank.codes[4:5], BITS), torch.ones(1, BITS, dtype=torch.int8))
 
 
