@@ -332,8 +332,11 @@ def test_backends(monkeypatch):
     monkeypatch.setenv("COOPHASH_BACKEND", "native")
     assert _native.isa() == ""
     monkeypatch.setenv("COOPHASH_BACKEND", "cuda")
-    with pytest.raises(RuntimeError, match="not available yet"):
+    monkeypatch.setattr(_native, "cuda_status", lambda: "no NVIDIA GPU")
+    with pytest.raises(RuntimeError, match="COOPHASH_BACKEND=cuda: no NVIDIA GPU"):
         ch.hamming_topk(GOOD, GOOD, 1)
+    with pytest.raises(RuntimeError, match='runs on the CPU; give the index device="cuda"'):
+        ch.hamming_distances(GOOD, GOOD)
     monkeypatch.setenv("COOPHASH_BACKEND", "fast")
     with pytest.raises(ValueError, match="COOPHASH_BACKEND must be one of"):
         ch.hamming_topk(GOOD, GOOD, 1)

@@ -53,7 +53,7 @@ def test_every_kernel_gives_what_an_oracle_gives():
         ("encode.h", "128 - (32 * words - limit) - 32 * t", "127 - (32 * words - limit) - 32 * t",
          "encode", "a hit is"),
         ("encode.h", "encoded_steps(words) * t + step", "encoded_steps(words) * step + t",
-         "encode", "stands"),
+         "encode", "a hit is"),
         ("encode.h", "kHalfStride = 128", "kHalfStride = 256", "encode", "offset"),
         # a barrier that is missing; a copy that nobody waits for
         ("block.cuh", "__syncthreads();  // what is written next lies where all have read", "",

@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <deque>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <random>
 #include <set>
@@ -12,13 +13,17 @@
 
 namespace emulator {
 
-struct Event {
+// What streams wait for lives on when the event was destroyed.
+struct EventState {
   int recorded = 0, completed = 0;
+};
+struct Event {
+  std::shared_ptr<EventState> state = std::make_shared<EventState>();
 };
 
 struct Work {
   std::function<void()> run;
-  Event* wait = nullptr;  // with `number`: not before the event was recorded as often
+  std::shared_ptr<EventState> wait;  // with `number`: not before the event was recorded as often
   int number = 0;
 };
 
@@ -232,7 +237,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   const Lock lock(mutex);
-  of(stream)->work.push_back({nullptr, event, event->recorded});
+  of(stream)->work.push_back({nullptr, event->state, event->state->recorded});
   return cudaSuccess;
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
@@ -240,20 +245,20 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   return cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
-  const Lock lock(mutex);
-  run_until([&] { return event->completed == event->recorded; });
   delete event;
   return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   const Lock lock(mutex);
-  const int number = ++event->recorded;
-  of(stream)->work.push_back({[=] { event->completed = number; }, nullptr, 0});
+  const std::shared_ptr<EventState> state = event->state;
+  const int number = ++state->recorded;
+  of(stream)->work.push_back({[=] { state->completed = number; }, nullptr, 0});
   return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   const Lock lock(mutex);
-  const int number = event->recorded;
-  run_until([&] { return event->completed >= number; });
+  const std::shared_ptr<EventState> state = event->state;
+  const int number = state->recorded;
+  run_until([&] { return state->completed >= number; });
   return cudaSuccess;
 }
