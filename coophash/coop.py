@@ -284,14 +284,20 @@ def cooperative_step(
 
     Returns:
         What to watch, as 0-d tensors: the losses; mean energies of real and revised images; KL in
-        nats; how far the chain moved a pixel on average. Energies and moves are missing where
+        nats; how far the chain moved a pixel on average; norms of the gradients of descriptor
+        (before it is clipped) and generator, where it has one. Energies and moves are missing where
         `cooperate_every` leaves the chain out.
     """
     loss, watched = _loss_function(model.config, update)(model, images, labels, seed, update)
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(model.descriptor.parameters(), model.config.gradient_clip)
+    watched["gradient_norm"] = nn.utils.clip_grad_norm_(
+        model.descriptor.parameters(), model.config.gradient_clip
+    )
+    grads = [p.grad for p in model.generator.parameters() if p.grad is not None]
+    if grads:
+        watched["generator_gradient_norm"] = nn.utils.get_total_norm(grads)
     for optimizer in optimizers:
         optimizer.step()
     return watched

@@ -129,7 +129,7 @@ def test_between_cooperative_updates_real_images_teach_alone():
     chosen, chosen_plain = optimizers(model), optimizers(plain)
     for update in (1, 2):
         watched = cooperative_step(model, images, labels, chosen, 0, update)
-        assert watched.keys() == {"hash", "category"}
+        assert watched.keys() == {"hash", "category", "gradient_norm"}
         cooperative_step(plain, images, labels, chosen_plain, 0, update)
     for one, other in zip(model.parameters(), plain.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -181,6 +181,26 @@ def test_steps_are_reproducible_and_the_seed_counts():
 
     assert torch.equal(run(1), run(1))
     assert not torch.equal(run(1), run(2))
+
+
+def test_gradient_norms_are_watched():
+    """Of the whole gradients, by hand; the descriptor's before it is clipped."""
+    images, labels = batch()
+    model = tiny(gradient_clip=1e-3)
+    loss, _ = cooperative_loss(model, images, labels, 0, 0)
+    loss.backward()
+    expected = [
+        torch.cat([p.grad.flatten() for p in part.parameters() if p.grad is not None]).norm()
+        for part in (model.descriptor, model.generator)
+    ]
+    watched = cooperative_step(tiny(gradient_clip=1e-3), images, labels, optimizers(model), 0, 0)
+    torch.testing.assert_close(watched["gradient_norm"], expected[0], rtol=1e-4, atol=0)
+    torch.testing.assert_close(watched["generator_gradient_norm"], expected[1], rtol=1e-4, atol=0)
+    assert watched["gradient_norm"] > 1e-3
+    plain = tiny(cooperative=False)
+    assert "generator_gradient_norm" not in cooperative_step(
+        plain, images, labels, optimizers(plain), 0, 0
+    )
 
 
 def test_the_plain_model_leaves_generator_energy_and_inference_alone():
