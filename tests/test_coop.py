@@ -138,7 +138,7 @@ def test_between_cooperative_updates_real_images_teach_alone():
     before = [p.detach().clone() for p in model.generator.parameters()]
     shared = tiny(cooperate_every=3)  # the inference head and the generator go on learning
     assert cooperative_step(shared, images, labels, optimizers(shared), 0, 1).keys() == {
-        "hash", "category", "kl", "reconstruction",
+        "hash", "category", "kl", "reconstruction", "gradient_norm", "generator_gradient_norm",
     }  # fmt: skip
     moved = [p for p in shared.generator.parameters()]
     assert not all(torch.equal(a, b) for a, b in zip(before, moved, strict=True))
