@@ -81,7 +81,7 @@ def bank_update(
             values, codes, rows, outputs, batch, len(values), bits, sets,
             *values.stride(), *codes.stride(), *outputs.stride(), momentum,
             NORMALIZE=normalize, BYTES=triton.next_power_of_2(codes.shape[1]),
-            COMPARED=min(1024, triton.next_power_of_2(batch)), num_warps=_warps(bits),
+            COMPARED=256, num_warps=_warps(bits),
         )  # fmt: skip
 
 

@@ -1,7 +1,9 @@
 """A tile of packed keys against two queries: what the kernel of contrast_triton.py is made of.
 
 Tiles are (DEEP, ROWS, UNITS): a warp spans ROWS keys of UNITS 8-, 16- or 32-bit units, DEEP stays
-within a thread. A query's bits, and the sums of signs, are tuples of (GROUP, 1, ROWS, UNITS): GROUP
+within a thread. They are loaded as vectors of one element a thread and then reshaped: how Triton
+lays out a loaded tensor of more dimensions depends on what it knows of the addresses, and on its
+version. A query's bits, and the sums of signs, are tuples of (GROUP, 1, ROWS, UNITS): GROUP
 bits of a unit, UNIT / GROUP times, in the registers of the thread that holds this unit of the keys.
 (A tensor for every bit compiles to the same and takes ten seconds longer.)
 """
@@ -23,12 +25,19 @@ def to_signs(words, minus_one, j: tl.constexpr, GROUP: tl.constexpr):
 
 
 @triton.jit
-def query_bits(pointer, unit, L, stride, UNIT: tl.constexpr, GROUP: tl.constexpr):
+def query_bits(
+    pointer, L, stride, ROWS: tl.constexpr, UNITS: tl.constexpr, UNIT: tl.constexpr,
+    GROUP: tl.constexpr,
+):  # fmt: skip
     """A query's bits unit · UNIT + j, (GROUP, 1, ROWS, UNITS) for each group of j."""
+    element = tl.arange(0, GROUP * ROWS * UNITS)
+    first = element % UNITS * UNIT + element // (ROWS * UNITS)
     bits = ()
     for j in tl.static_range(0, UNIT, GROUP):
-        bit = tl.arange(0, GROUP)[:, None, None, None] + (unit[None] * UNIT + j)
-        bits += (tl.load(pointer + bit * stride, bit < L, 0.0).to(tl.float32),)
+        group = tl.load(pointer + (first + j).to(tl.int64) * stride, first + j < L, 0.0).to(
+            tl.float32
+        )
+        bits += (tl.reshape(group, (GROUP, 1, ROWS, UNITS)),)
     return bits
 
 

@@ -43,7 +43,7 @@ MINUS_ONE = -0x40800000  # 0xBF800000, the bits of -1.0, as a signed integer
 # Taken as they come. Specialized strides would say which elements are neighbours, and neighbours
 # would be loaded by neighbouring threads or several at a time: not the layout of the tiles.
 INTEGERS = [
-    *("batch", "rows", "count", "units", "width", "L", "splits"),
+    *("batch", "rows", "count", "units", "width", "L", "splits", "tiles"),
     *("set_stride", "sample_stride", "bit_stride", "table_stride", "draw_stride"),
     *("seed", "step", "chain", "minus_one", "nothing"),
 ]
@@ -57,21 +57,19 @@ def bank_contrast_kernel(
     drawn_ptr,  # (batch, count) of any strides, or None
     rng_ptr,  # (3,) int64 or None: added to seed, step and chain
     parts_ptr,  # (SETS, batch, splits, 2 + UNIT * UNITS) float32
-    batch, rows, count, units, L, splits,
+    batch, rows, count, units, L, splits, tiles,
     set_stride, sample_stride, bit_stride, table_stride, draw_stride,
     scale2,  # log2(e) / (temperature sqrt(L)): logits to base 2
     seed, step, chain,
     minus_one, nothing,  # the bits of -1.0, and 0: numbers that the compiler must not know
     MODE: tl.constexpr, EXCLUDE: tl.constexpr, SETS: tl.constexpr, SLOPE: tl.constexpr,
     UNIT: tl.constexpr, UNITS: tl.constexpr, ROWS: tl.constexpr, DEEP: tl.constexpr,
-    GROUP: tl.constexpr, TILES: tl.constexpr,
+    GROUP: tl.constexpr,
 ):  # fmt: skip
     sample, split = tl.program_id(0), tl.program_id(1)
-    # Of full shape: every tensor is laid out alike, and nothing goes from thread to thread.
-    zero = tl.zeros((DEEP, ROWS, UNITS), tl.int32)
-    deep = tl.arange(0, DEEP)[:, None, None] + zero
-    unit = tl.arange(0, UNITS)[None, None, :] + zero
-    place = (deep // 4) * (4 * ROWS) + (tl.arange(0, ROWS)[None, :, None] + zero) * 4
+    element = tl.arange(0, DEEP * ROWS * UNITS)
+    deep, unit = element // (ROWS * UNITS), element % UNITS
+    place = (deep // 4) * (4 * ROWS) + element // UNITS % ROWS * 4
     positive = tl.load(positives_ptr + sample).to(tl.int32)  # the merge looks for rows outside
     if MODE == DRAWN:
         seed, step, chain = seed.to(tl.int64), step.to(tl.int64), chain.to(tl.int64)
@@ -84,11 +82,10 @@ def bank_contrast_kernel(
         table += sample.to(tl.int64) * table_stride
     query = queries_ptr + sample.to(tl.int64) * sample_stride
     minus_one, nothing = minus_one.to(tl.uint32), nothing.to(tl.uint32)
-    lane = tl.arange(0, UNITS)[None, None, :] + tl.zeros((1, ROWS, UNITS), tl.int32)
-    bits_0 = query_bits(query, lane, L, bit_stride, UNIT, GROUP)
+    bits_0 = query_bits(query, L, bit_stride, ROWS, UNITS, UNIT, GROUP)
     bits_1 = bits_0
     if SETS == 2:
-        bits_1 = query_bits(query + set_stride, lane, L, bit_stride, UNIT, GROUP)
+        bits_1 = query_bits(query + set_stride, L, bit_stride, ROWS, UNITS, UNIT, GROUP)
     largest_0 = tl.full((1, ROWS, 1), LOWEST, tl.float32)
     total_0 = tl.zeros((1, ROWS, 1), tl.float32)
     largest_1, total_1 = largest_0, total_0
@@ -97,8 +94,8 @@ def bank_contrast_kernel(
         sums_0 = zeros(ROWS, UNITS, UNIT, GROUP)
         if SETS == 2:
             sums_1 = zeros(ROWS, UNITS, UNIT, GROUP)
-    for tile in range(TILES):
-        quad = (split * TILES + tile) * (DEEP * ROWS) + place
+    for tile in range(tiles):
+        quad = (split * tiles + tile) * (DEEP * ROWS) + place
         key = quad + deep % 4
         inside = key < count
         held = inside & (unit < units)
@@ -120,8 +117,11 @@ def bank_contrast_kernel(
         # need four times the registers.
         offset = which.to(tl.int64) * units + unit
         words = tl.load(codes_ptr + offset, held, 0).to(tl.uint32)
+        words = tl.reshape(words, (DEEP, ROWS, UNITS))
+        inside = tl.reshape(inside, (DEEP, ROWS, UNITS))
         dot_0, dot_1 = dots(words, minus_one, bits_0, bits_1, UNIT, GROUP, SETS)
         if MODE == GIVEN:
+            known = tl.reshape(known, (DEEP, ROWS, UNITS))
             dot_0 = tl.where(known, dot_0, float("nan"))
             dot_1 = tl.where(known, dot_1, float("nan"))
         weights_0, shrink_0, largest_0, total_0 = weigh(
@@ -164,14 +164,21 @@ def bank_contrast_merge_kernel(
     byte = tl.load(codes_ptr + positive * width + bit // 8, inside & known, 0).to(tl.int32)
     sign = ((byte >> (bit % 8)) & 1).to(tl.float32) * 2.0 - 1.0
     query = queries_ptr + tl.program_id(1) * set_stride.to(tl.int64)
-    query += tl.program_id(0).to(tl.int64) * sample_stride + bit * bit_stride
+    query += tl.program_id(0).to(tl.int64) * sample_stride + bit.to(tl.int64) * bit_stride
     own = tl.sum(tl.load(query, inside, 0.0).to(tl.float32) * sign, axis=0) * (scale * LOG2_E)
     own = tl.where(known, own, float("nan"))
     size = 2 + UNIT * UNITS if SLOPE else 2
     start = parts_ptr + program.to(tl.int64) * splits * size
-    split = tl.arange(0, SPLITS)
-    largest = tl.load(start + split * size, split < splits, LOWEST)
-    total = tl.load(start + split * size + 1, split < splits, 0.0)
+    largest = tl.full((SPLITS,), LOWEST, tl.float32)
+    total = tl.zeros((SPLITS,), tl.float32)
+    for first in range(0, splits, SPLITS):
+        split = first + tl.arange(0, SPLITS)
+        here = start + split * size
+        one = tl.load(here, split < splits, LOWEST)
+        new = tl.maximum(largest, one)
+        share = tl.load(here + 1, split < splits, 0.0) * tl.exp2(one - new)
+        total = total * tl.exp2(largest - new) + share
+        largest = new
     most = tl.maximum(tl.max(largest, axis=0), own)
     own_weight = tl.exp2(own - most)
     total = tl.sum(total * tl.exp2(largest - most), axis=0) + own_weight
@@ -186,28 +193,22 @@ def bank_contrast_merge_kernel(
         tl.store(slope_ptr + program.to(tl.int64) * L + bit, slope, inside)
 
 
-def launch_shape(mode: tl.constexpr, batch: int, count: int, width: int) -> dict[str, int]:
-    """Constants of the kernel for codes of `width` bytes.
-
-    Tiles to a program: so many that some 2,048 programs are left, 11 of which a multiprocessor
-    holds by their registers. By counts, not yet by a measurement.
-    """
+def launch_shape(mode: tl.constexpr, width: int) -> dict[str, int]:
+    """Constants of the kernel for codes of `width` bytes."""
     unit = 32 if width % 4 == 0 else 16 if width % 2 == 0 else 8
     units = triton.next_power_of_2(8 * width // unit)
-    rows = max(1, 32 // units)
     deep = 4 if mode == ALL or units > 32 else 8  # more would be spilled
-    wanted = batch * count // (2048 * deep * rows)
-    tiles = max(1, min(64, triton.next_power_of_2(wanted + 1) // 2))
+    shape = {"UNIT": unit, "UNITS": units, "ROWS": max(1, 32 // units)}
+    return shape | {"DEEP": deep, "GROUP": GROUP}
+
+
+def tiles_of_program(batch: int, count: int, tile: int) -> int:
+    """So many that some 2,048 programs are left, 8 of which a multiprocessor holds by their
+    registers, and at most 1,024 for a sample. By counts, not yet by a measurement."""
     if interpreting():  # its time goes by programs, and the loop is to be seen
-        tiles = 4
-    return {
-        "UNIT": unit,
-        "UNITS": units,
-        "ROWS": rows,
-        "DEEP": deep,
-        "GROUP": GROUP,
-        "TILES": tiles,
-    }
+        return 4
+    wanted = min(batch * count // (2048 * tile), 64)
+    return max(1, wanted, triton.cdiv(count, 1024 * tile))
 
 
 _UNITS = {8: torch.uint8, 16: torch.int16, 32: torch.int32}
@@ -244,11 +245,13 @@ def bank_contrast(
     elif drawn is not None:
         count = drawn.shape[1]
     table = (0, 0) if drawn is None else drawn.stride()
-    shape = launch_shape(mode, batch, count, codes.shape[1])
+    shape = launch_shape(mode, codes.shape[1])
     if codes.data_ptr() % 4 or codes.storage_offset() % 4:
         codes = codes.clone()  # a view that starts within a word
     words = codes.view(_UNITS[shape["UNIT"]])
-    splits = triton.cdiv(count, shape["TILES"] * shape["DEEP"] * shape["ROWS"])
+    tile = shape["DEEP"] * shape["ROWS"]
+    tiles = tiles_of_program(batch, count, tile)
+    splits = triton.cdiv(count, tiles * tile)
     scale = 1.0 / (temperature * math.sqrt(bits))
     size = 2 + shape["UNIT"] * shape["UNITS"] if with_slope else 2
     parts = loss.new_empty((min(sets, 2), batch, splits, size))
@@ -257,7 +260,7 @@ def bank_contrast(
             pair = queries[start : start + 2]
             bank_contrast_kernel[(batch, splits)](
                 pair, words, positives, drawn, rng, parts, batch, len(codes), count,
-                words.shape[1], bits, splits, *pair.stride(), *table, scale * LOG2_E.value,
+                words.shape[1], bits, splits, tiles, *pair.stride(), *table, scale * LOG2_E.value,
                 *integers, MINUS_ONE, 0,
                 MODE=mode, EXCLUDE=exclude_positive, SETS=len(pair), SLOPE=with_slope, **shape,
                 num_warps=max(1, shape["UNITS"] // 32),
@@ -267,7 +270,7 @@ def bank_contrast(
                 slope[start:] if with_slope else None,
                 batch, len(codes), codes.shape[1], bits, splits, *pair.stride(), scale,
                 SLOPE=with_slope, UNIT=shape["UNIT"], UNITS=shape["UNITS"],
-                SPLITS=triton.next_power_of_2(splits), BITS=triton.next_power_of_2(bits),
+                SPLITS=32, BITS=triton.next_power_of_2(bits),
                 num_warps=1 if bits <= 256 else 4,
             )  # fmt: skip
     return loss, slope
@@ -278,9 +281,9 @@ def cubin_variants() -> list[Variant]:
 
     def main(kind: str, bits: int, sets: int = 2, queries: str = "fp32") -> Variant:
         mode = {"given": GIVEN, "all": ALL}.get(kind, DRAWN)
-        shape = launch_shape(mode, 256, 4096, bits // 8)
+        shape = launch_shape(mode, bits // 8)
         warps = max(1, shape["UNITS"] // 32)
-        integer = dict.fromkeys(("batch", "rows", "count", "units", "L", "splits"), "i32")
+        integer = dict.fromkeys(("batch", "rows", "count", "units", "L", "splits", "tiles"), "i32")
         integer |= dict.fromkeys(("set_stride", "sample_stride", "bit_stride"), "i32")
         integer |= dict.fromkeys(("table_stride", "draw_stride"), "i32")
         integer |= dict.fromkeys(("minus_one", "nothing"), "i32")
@@ -304,7 +307,7 @@ def cubin_variants() -> list[Variant]:
             sets * tile // (32 * warps),
         )
 
-    merge = launch_shape(DRAWN, 256, 4096, 16)
+    merge = launch_shape(DRAWN, 16)
     types = {"queries_ptr": "*fp32", "codes_ptr": "*u8", "positives_ptr": "*i64"}
     types |= dict.fromkeys(("parts_ptr", "loss_ptr", "slope_ptr"), "*fp32")
     types |= dict.fromkeys(("batch", "rows", "width", "L", "splits"), "i32") | {"scale": "fp32"}
@@ -318,6 +321,6 @@ def cubin_variants() -> list[Variant]:
         main("drawn", 2048),
         Variant(
             "bank_contrast merge 128 bits", bank_contrast_merge_kernel, types,
-            constants | {"SPLITS": 8, "BITS": 128}, 1, 4,
+            constants | {"SPLITS": 32, "BITS": 128}, 1, 4,
         ),
     ]  # fmt: skip

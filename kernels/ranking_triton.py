@@ -17,12 +17,13 @@ import triton.language as tl
 from torch import Tensor
 
 from coophash.kernels import ranking
-from coophash.kernels._backend import interpreting
 from coophash.kernels.cubins import Variant
 
 LOWEST = tl.constexpr(-3.0e38)  # below every similarity; -inf - -inf would be NaN
 LOG2_E, LN_2 = tl.constexpr(math.log2(math.e)), tl.constexpr(math.log(2.0))
-STRIP = 16  # rows of a program in the forward
+# Rows of a program, its columns at a time, the columns of a program in the backward, and strips
+# and columns that the second kernel takes at a time. By counts, not yet by a measurement.
+STRIP, COLUMNS, TILE, MERGED = 16, 128, 64, 32
 _COPIED_FROM = 2048  # from so many pairs on the diagonal is copied: it lies in as many sectors
 
 NUMBERS = ["margin", "shift", "scale2", "kappa", "own_stride"]
@@ -131,13 +132,6 @@ def ranking_backward_kernel(
     tl.store(out, slope.to(slope_ptr.dtype.element_ty), here)
 
 
-def _tile(batch: int) -> tuple[int, int]:
-    """Columns of a forward program at a time; columns of a backward one. By counts."""
-    if interpreting():  # its time goes by programs
-        return 64, 256
-    return min(128, max(16, triton.next_power_of_2(batch))), 64
-
-
 def _own(similarity: Tensor) -> Tensor:
     own = similarity.diagonal()
     return own.contiguous() if len(own) >= _COPIED_FROM else own
@@ -155,16 +149,15 @@ def ranking_loss(
     own = _own(similarity)
     strips = triton.cdiv(batch, STRIP)
     parts = losses.new_empty((2, strips, batch))
-    columns, _ = _tile(batch)
     with torch.cuda.device(similarity.device) if similarity.is_cuda else contextlib.nullcontext():
         ranking_rows_kernel[(strips,)](
             similarity, own, losses, log_sum, parts, batch, *similarity.stride(), own.stride(0),
             margin, shift, LOG2_E.value / kappa, kappa,
-            ROWS=STRIP, COLUMNS=columns, num_warps=4,
+            ROWS=STRIP, COLUMNS=COLUMNS, num_warps=4,
         )  # fmt: skip
-        ranking_columns_kernel[(triton.cdiv(batch, 32),)](
+        ranking_columns_kernel[(triton.cdiv(batch, MERGED),)](
             own, losses, log_sum, parts, batch, strips, own.stride(0), margin, kappa,
-            STRIPS=min(32, triton.next_power_of_2(strips)), COLUMNS=32, num_warps=4,
+            STRIPS=MERGED, COLUMNS=MERGED, num_warps=4,
         )  # fmt: skip
     return losses, log_sum
 
@@ -183,13 +176,12 @@ def ranking_loss_backward(
     batch = len(similarity)
     slope = torch.empty(similarity.shape, dtype=similarity.dtype, device=similarity.device)
     own = _own(similarity)
-    _, columns = _tile(batch)
     with torch.cuda.device(similarity.device) if similarity.is_cuda else contextlib.nullcontext():
-        grid = (triton.cdiv(batch, columns), triton.cdiv(batch, STRIP))
+        grid = (triton.cdiv(batch, TILE), triton.cdiv(batch, STRIP))
         ranking_backward_kernel[grid](
             upstream, similarity, own, log_sum, slope, batch, *similarity.stride(),
             own.stride(0), *upstream.stride(), margin, shift, LOG2_E.value / kappa,
-            ROWS=STRIP, COLUMNS=columns, num_warps=4,
+            ROWS=STRIP, COLUMNS=TILE, num_warps=4,
         )  # fmt: skip
     return slope
 
@@ -206,7 +198,6 @@ def ranking_loss_mean(
 
 def cubin_variants() -> list[Variant]:
     """Of the kernels, for a row-major matrix of a batch that 16 divides."""
-    columns, tile = _tile(1024)
     shared = dict.fromkeys(("margin", "shift", "scale2", "kappa"), "fp32")
     shared |= dict.fromkeys(("batch", "row_stride", "own_stride", "strips"), "i32")
     pointers = ("own_ptr", "losses_ptr", "log_sum_ptr", "parts_ptr", "upstream_ptr")
@@ -222,12 +213,13 @@ def cubin_variants() -> list[Variant]:
 
     return [
         variant(
-            "rows", ranking_rows_kernel, "fp32", STRIP * columns, ROWS=STRIP, COLUMNS=columns
+            "rows", ranking_rows_kernel, "fp32", STRIP * COLUMNS, ROWS=STRIP, COLUMNS=COLUMNS
         ),
-        variant("columns", ranking_columns_kernel, "fp32", 1024, STRIPS=32, COLUMNS=32),
+        variant("columns", ranking_columns_kernel, "fp32", MERGED**2, STRIPS=MERGED,
+                COLUMNS=MERGED),
         *(
-            variant("backward", ranking_backward_kernel, dtype, STRIP * tile, ROWS=STRIP,
-                    COLUMNS=tile)
+            variant("backward", ranking_backward_kernel, dtype, STRIP * TILE, ROWS=STRIP,
+                    COLUMNS=TILE)
             for dtype in ("fp32", "bf16")
         ),
     ]  # fmt: skip

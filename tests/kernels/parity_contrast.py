@@ -72,7 +72,7 @@ queries[1, 0, 7] = float("nan")
 compare("nan", queries, codes, positives, 11, seed=4)
 # A share of keys with several tiles, and a second share: beyond what the small cases reach.
 queries = torch.nn.functional.normalize(torch.randn(2, 1, 24), dim=-1)
-compare("several shares", queries, bank(300, 24), torch.tensor([7]), 3001, seed=11)
+compare("several shares", queries, bank(300, 24), torch.tensor([7]), 9001, seed=11)
 compare("all of several shares", queries, bank(700, 24), torch.tensor([690]), None)
 
 

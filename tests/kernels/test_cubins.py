@@ -61,12 +61,12 @@ LIMITS = {
     # Per bit of a query and of a key: shift, LOP3 and FFMA, twice; halved, but for the FFMA, where
     # two queries share them: 4. On 8.0 a LOP3 takes one constant less: 5. The code before and after
     # the loop counts here as well.
-    "bank_contrast fp32 128 bits x 2 captured": _contrast(8, barriers=7),
-    "bank_contrast fp32 128 bits x 2 given": _contrast(8, barriers=7),
-    "bank_contrast fp32 128 bits x 2 all": _contrast(10, barriers=7),
-    "bank_contrast bf16 32 bits x 1 drawn": _contrast(12, barriers=3),
-    "bank_contrast fp32 2048 bits x 2 drawn": _contrast(11, barriers=28),
-    "bank_contrast merge 128 bits": Limit(64, 120, absent=EXCHANGE[:-1]),
+    "bank_contrast fp32 128 bits x 2 captured": _contrast(8.5, barriers=7),
+    "bank_contrast fp32 128 bits x 2 given": _contrast(8.5, barriers=7),
+    "bank_contrast fp32 128 bits x 2 all": _contrast(10.5, barriers=7),
+    "bank_contrast bf16 32 bits x 1 drawn": _contrast(12.5, barriers=3),
+    "bank_contrast fp32 2048 bits x 2 drawn": _contrast(10, barriers=22),
+    "bank_contrast merge 128 bits": Limit(64, 165, absent=EXCHANGE[:-1]),
     "bank_update fp32 fp32 128 bits": Limit(
         64, 120, {"STG.E.128": 1, "STG.E.U8": 1, "LDG.E": 0}, ("LDS", "STS", "BAR")
     ),
