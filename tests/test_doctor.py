@@ -152,7 +152,7 @@ def test_extras_are_those_of_the_project():
         "optional-dependencies"
     ]
     assert set(doctor.EXTRAS) == set(declared) - {"dev", "bench"}
-    brought = {"Pillow": "PIL", "faiss-cpu": "faiss"}
+    brought = {"Pillow": "PIL", "faiss-cpu": "faiss", "scikit-learn": "sklearn"}
     for extra, modules in doctor.EXTRAS.items():
         named = [r.split(";")[0].split(">")[0].strip() for r in declared[extra]]
         wanted = {brought.get(n, n) for n in named if not n.startswith(("coophash", "tomli"))}
