@@ -104,13 +104,16 @@ def make_plan(
                 scales[:, i] = column
     low, high = bounds(clamp)
     std = positive("reference_std", reference_std, math.inf)
-    numbers, rng = counter(x, seed, first_step, chain, step_name="first_step")
+    (seed_number, first, chain_number), rng = counter(x, seed, first_step, chain, step_name="first_step")
     if not isinstance(first_step, Tensor) and first_step + steps > 2**32:
         raise ValueError(
             f"first_step + steps must be <= 2**32, got {first_step} + {steps}: take another seed"
         )
     clip = positive("grad_clip", grad_clip, math.inf)
-    return Plan(steps, scales, a, b, rng, *numbers, low, high, clip, 1.0 / (std * std))
+    return Plan(
+        steps, scales, a, b, rng, seed_number, first, chain_number, low, high, clip,
+        1.0 / (std * std),
+    )  # fmt: skip
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:

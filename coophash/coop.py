@@ -87,7 +87,9 @@ class Descriptor(nn.Module):
 
     def energy(self, features: Tensor, labels: Tensor) -> Tensor:
         """h_E(c, f0(x)): (B, features), (B,) -> (B,); lower is likelier (Eq. 3)."""
-        return energy_head(features, self.energy_head.weight, self.energy_head.bias, labels)
+        head = self.energy_head
+        energies: Tensor = energy_head(features, head.weight, head.bias, labels)
+        return energies
 
     def infer(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation of q(z | x): (B, features) -> two of (B, d)."""
