@@ -79,19 +79,26 @@ __device__ inline Key select_rank(const Key* keys, int64_t count, int64_t rank,
   return space.prefix;
 }
 
-// Moves the keys <= pivot to the front, in any order, and returns how many they are.
-__device__ inline int64_t keep_upto(Key* keys, int64_t count, Key pivot, SelectSpace& space) {
-  if (threadIdx.x == 0) space.kept = 0;
+// Moves the keys for which keep(key) to the front, in any order, and returns how many they are.
+// `kept` is shared memory.
+template <class Keep>
+__device__ inline int64_t keep_keys(Key* keys, int64_t count, unsigned& kept, const Keep& keep) {
+  if (threadIdx.x == 0) kept = 0;
   __syncthreads();
   for (int64_t begin = 0; begin < count; begin += kBlockThreads) {
     const int64_t i = begin + threadIdx.x;
     const Key key = i < count ? keys[i] : kNoBound;
-    const bool keep = i < count && key <= pivot;
+    const bool stays = i < count && keep(key);
     __syncthreads();  // what is written next lies where all have read
-    if (keep) keys[atomicAdd(&space.kept, 1u)] = key;
+    if (stays) keys[atomicAdd(&kept, 1u)] = key;
   }
   __syncthreads();
-  return space.kept;
+  return kept;
+}
+
+// Those <= pivot.
+__device__ inline int64_t keep_upto(Key* keys, int64_t count, Key pivot, SelectSpace& space) {
+  return keep_keys(keys, count, space.kept, [pivot](Key key) { return key <= pivot; });
 }
 
 // Pair i of a step of a bitonic merge that compares places 2^bit apart, or, in the first step of a

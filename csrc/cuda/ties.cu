@@ -1,10 +1,11 @@
 // What a search does where more rows came into question than there was room for: codes in an order
 // that brings the near ones last, or so many copies that no distance tells them apart.
 //
-// A histogram of the unit of rows gives each query's last distance T and how many rows at T are
-// wanted. Where these stand is found by bins of places: all ties in bins before one are wanted, and
-// of that bin the first few. So one scan collects distances below T and ties before the bin, less
-// than k rows; and a block goes through the bin in order. Three scans, whatever the codes are.
+// What a query had kept of this unit is dropped; what earlier units left stays. A histogram of that
+// and of all rows of the unit gives its last distance T and how many rows at T are wanted. Where
+// these stand is found by bins of places: all ties in bins before one are wanted, and of that bin
+// the first few. So one scan collects distances below T and ties before the bin, less than k rows;
+// and a block goes through the bin in order. Three scans, whatever the codes are.
 
 #include <algorithm>
 
@@ -37,19 +38,25 @@ struct Batch {
 
 // One block a query.
 __global__ void __launch_bounds__(kBlockThreads)
-    last_distance_kernel(Group group, Batch batch, int64_t k) {
+    last_distance_kernel(Group group, Batch batch, int64_t k, int64_t first_place) {
+  __shared__ unsigned earlier;
   const int entry = static_cast<int>(blockIdx.x);
   const int q = batch.queries[entry];
   unsigned long long* bins = batch.distances + int64_t{entry} * batch.bins;
   unsigned* tie_bins = batch.tie_bins + int64_t{entry} * kTieBins;
-  const Key* keys = group.buffer + q * group.capacity;
-  const int kept = group.kept[q];
+  Key* keys = group.buffer + q * group.capacity;
+  // what was kept of this unit itself is in the histogram, and is found again
+  const int kept = static_cast<int>(keep_keys(keys, group.kept[q], earlier, [first_place](Key key) {
+    return place_of(key) < first_place;
+  }));
   for (int i = threadIdx.x; i < kTieBins; i += kBlockThreads) tie_bins[i] = 0;
   for (int i = threadIdx.x; i < kept; i += kBlockThreads) {
     atomicAdd(&bins[distance_of(keys[i])], 1ull);
   }
   __syncthreads();
   if (threadIdx.x) return;
+  group.counts[q] = static_cast<unsigned long long>(kept);
+  group.kept[q] = kept;
   int64_t below = 0;
   int last = 0;
   while (last + 1 < batch.bins && below + static_cast<int64_t>(bins[last]) < k) {
@@ -176,7 +183,8 @@ void resolve_overflow(const Unit& unit, const Group& group, const std::vector<in
       scan_histogram(rows, asked, plain_histogram(batch.distances, bins), machine.multiprocessors,
                      stream);
     }
-    launch(last_distance_kernel, blocks, kBlockThreads, 0, stream, group, batch, k);
+    launch(last_distance_kernel, blocks, kBlockThreads, 0, stream, group, batch, k,
+           unit.first_place);
     const CountTies ties = {batch.tie_bins, batch.last, unit.first_place, shift};
     for (const Rows& rows : unit.spans) {
       launch_scan(rows, asked, ties, machine.multiprocessors, stream);

@@ -191,16 +191,18 @@ void check_labels() {
 // Codes in the order that is worst for rounds: the nearest last; and copies without end.
 void check_orders(gpu::Path path, int64_t rows) {
   const int width = 8;
-  for (const int order : {0, 1, 2, 3}) {
+  for (const int order : {0, 1, 2, 3, 4}) {
     std::vector<Part> parts = {{rows / 2, 1}, {rows - rows / 2, order == 3 ? 0.8 : 1}};
     Problem problem(width, Kind::kConstant, parts, 35);
     Random random(3);
     for (int64_t row = 0; row < rows; ++row) {
       uint8_t* code = &problem.codes[static_cast<size_t>(row * width)];
       std::memset(code, 0, static_cast<size_t>(width));
-      // order 0: falling distances; 1: far ones, then copies; 2: as 1, and two nearer than all
+      // order 0: falling distances; 1: far ones, then copies; 2: as 1, and two nearer than all;
+      // 3: as 1, filtered; 4: as 1, and two nearer than all among the first rows
       int ones = order == 0 ? static_cast<int>(64 - 64 * row / rows) : row < 3 * rows / 4 ? 40 : 3;
       if (order == 2 && (row == rows - 1 || row == rows / 2)) ones = 1;
+      if (order == 4 && (row == 5 || row == 700)) ones = 1;
       for (int bit = 0; bit < ones; ++bit) code[bit / 8] |= static_cast<uint8_t>(1 << bit % 8);
     }
     std::memset(problem.asked.data(), 0, problem.asked.size());
