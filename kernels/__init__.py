@@ -21,6 +21,11 @@ _NAMES = {
     "bias_leaky_relu_reference": "coophash.kernels.leaky_relu",
     "energy_head": "coophash.kernels.energy",
     "energy_head_and_grad": "coophash.kernels.energy",
+    "first_conv": "coophash.kernels.first_layer",
+    "first_conv_bits": "coophash.kernels.first_layer",
+    "first_conv_input_grad": "coophash.kernels.first_layer",
+    "first_conv_langevin": "coophash.kernels.first_layer_langevin",
+    "first_conv_reference": "coophash.kernels.first_layer",
     "langevin_step": "coophash.kernels.langevin",
     "langevin_step_reference": "coophash.kernels.langevin",
     "leaky_relu_backward": "coophash.kernels.leaky_relu",
@@ -56,6 +61,11 @@ if TYPE_CHECKING:
     from coophash.kernels.draws import bank_draws as bank_draws
     from coophash.kernels.energy import energy_head as energy_head
     from coophash.kernels.energy import energy_head_and_grad as energy_head_and_grad
+    from coophash.kernels.first_layer import first_conv as first_conv
+    from coophash.kernels.first_layer import first_conv_bits as first_conv_bits
+    from coophash.kernels.first_layer import first_conv_input_grad as first_conv_input_grad
+    from coophash.kernels.first_layer import first_conv_reference as first_conv_reference
+    from coophash.kernels.first_layer_langevin import first_conv_langevin as first_conv_langevin
     from coophash.kernels.langevin import LangevinStatistics as LangevinStatistics
     from coophash.kernels.langevin import langevin_step as langevin_step
     from coophash.kernels.langevin import langevin_step_reference as langevin_step_reference

@@ -34,6 +34,8 @@ MODULES = (
     "coophash.kernels.contrast_triton",
     "coophash.kernels.bank_triton",
     "coophash.kernels.ranking_triton",
+    "coophash.kernels.first_layer_triton",
+    "coophash.kernels.first_layer_langevin_triton",
 )
 INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", re.M)
 # For sm_80 ptxas writes some jumps within a kernel as calls that do not come back.
@@ -53,6 +55,7 @@ class Variant:
         warps: per program.
         elements: that a thread works on.
         aligned: integer arguments, such as strides, that are divisible by 16 as well.
+        stages: of loads in flight in a loop of matrix products.
     """
 
     name: str
@@ -60,8 +63,9 @@ class Variant:
     types: dict[str, Any]
     constants: dict[str, Any]
     warps: int
-    elements: int
+    elements: float
     aligned: tuple[str, ...] = ()
+    stages: int = 3
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class Cubin:
     registers: int
     stack: int
     shared: int
-    elements: int
+    elements: float
     instructions: dict[str, int] = field(repr=False)
 
     @property
@@ -113,7 +117,7 @@ def compile_variant(variant: Variant, cc: int) -> Cubin:
     compiled = triton_compile(
         ASTSource(variant.kernel, signature, constants, attributes),
         target=GPUTarget("cuda", cc, 32),
-        options={"num_warps": variant.warps},
+        options={"num_warps": variant.warps, "num_stages": variant.stages},
     )
     return _read(variant, cc, compiled.asm["cubin"])
 

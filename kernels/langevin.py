@@ -278,13 +278,13 @@ def _backward(ctx: Any, upstream: Tensor, *statistics: Any) -> tuple[Tensor | No
 # `scales` (2,) float32 and `rng` (3,) int64 hold on the device what may change between two replays
 # of a captured graph: scales multiply grad_scale and noise_scale, rng is added to (seed, step,
 # chain). The scalars are frozen at capture.
-_OPTIONS = (
+OPTIONS = (
     "Tensor? scales, Tensor? rng, float grad_scale, float noise_scale, float low, float high, "
     "float grad_clip, float inverse_variance, SymInt seed, SymInt step, SymInt chain"
 )
 
 _langevin_step = register(
-    f"langevin_step(Tensor x, Tensor grad, Tensor? noise, {_OPTIONS}) -> Tensor",
+    f"langevin_step(Tensor x, Tensor grad, Tensor? noise, {OPTIONS}) -> Tensor",
     reference=_run_reference,
     triton="coophash.kernels.langevin_triton:langevin_step",
     fake=_fake,
@@ -292,13 +292,13 @@ _langevin_step = register(
     backward=_backward,
 )
 _langevin_step_out = register(
-    f"langevin_step_out(Tensor x, Tensor grad, Tensor? noise, Tensor(a!) out, {_OPTIONS}) -> ()",
+    f"langevin_step_out(Tensor x, Tensor grad, Tensor? noise, Tensor(a!) out, {OPTIONS}) -> ()",
     reference=run_reference_out,
     triton="coophash.kernels.langevin_triton:langevin_step_out",
     fake=_fake_out,
 )
 _langevin_step_statistics = register(
-    f"langevin_step_statistics(Tensor x, Tensor grad, Tensor? noise, {_OPTIONS})"
+    f"langevin_step_statistics(Tensor x, Tensor grad, Tensor? noise, {OPTIONS})"
     " -> (Tensor, Tensor, Tensor)",
     reference=_run_statistics,
     triton="coophash.kernels.langevin_triton:langevin_step_statistics",
@@ -308,7 +308,7 @@ _langevin_step_statistics = register(
 )
 _langevin_step_statistics_out = register(
     "langevin_step_statistics_out(Tensor x, Tensor grad, Tensor? noise, Tensor(a!) out,"
-    f" {_OPTIONS}) -> (Tensor, Tensor)",
+    f" {OPTIONS}) -> (Tensor, Tensor)",
     reference=run_statistics_out,
     triton="coophash.kernels.langevin_triton:langevin_step_statistics_out",
     fake=_fake_statistics_out,

@@ -240,7 +240,7 @@ def bias_leaky_relu(x: Tensor, bias: Tensor | None = None, slope: float = 0.01) 
         TypeError, ValueError: an argument is of the wrong kind, shape, dtype, device or range.
     """
     _check(x, bias, slope)
-    if _plain(x):
+    if runs_plain(x):
         return bias_leaky_relu_reference(x, bias, slope)
     return _bias_leaky_relu(x, bias, slope)[0]  # type: ignore[no-any-return]
 
@@ -290,7 +290,7 @@ def leaky_relu_backward(
     return passed, summed if bias_grad else None
 
 
-def _plain(x: Tensor) -> bool:
+def runs_plain(x: Tensor) -> bool:
     """Whether PyTorch's own ops run: packing bits pays only where a kernel does it."""
     if x.dtype == torch.float64:
         return True

@@ -19,6 +19,7 @@ pytest.importorskip("triton")
 pytestmark = pytest.mark.aot
 
 TARGETS = (80, 90, 100)
+TENSOR = ("HMMA", "HGMMA", "UTCHMMA")  # of cc 80, 90, 100
 EXCHANGE = ("LDS", "STS", "BAR", "SHFL")  # between threads; STSM begins with STS
 
 
@@ -32,12 +33,15 @@ class Limit:
             element stops being bound by the memory of an H200.
         exactly: opcode -> how many times.
         absent: beginnings of opcodes that must not be there, besides those of spills and calls.
+        products: instruction of the tensor cores -> how many times, of which each target has one.
+            Only they show whether float32 is one product of TF32, or three.
     """
 
     registers: int
     instructions: float
     exactly: dict[str, int] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
+    products: dict[str, int] = field(default_factory=dict)
 
 
 def _langevin(
@@ -55,6 +59,12 @@ def _contrast(instructions: float, barriers: int) -> Limit:
     """All registers that a thread can have, none spilled; one exchange, at the end, for the writes:
     as many barriers as that takes."""
     return Limit(255, instructions, {"LDG.E.128": 0} | {"BAR.SYNC.DEFER_BLOCKING": barriers})
+def _products(ampere: int, hopper: int, blackwell: int, terms: int = 1) -> dict[str, int]:
+    """Instructions for cc 80, 90 and 100; float32 is the sum of three products of TF32."""
+    kind = "HMMA.1688.F32.TF32" if terms == 3 else "HMMA.16816.F32.BF16"
+    return {
+        kind: ampere * terms, "HGMMA.64": hopper * terms, "UTCHMMA": blackwell * terms
+    }  # fmt: skip
 
 
 LIMITS = {
@@ -146,6 +156,28 @@ LIMITS = {
     ),
     "energy_mixed labels bf16 80": Limit(
         176, 450, {"HMMA.1688.F32.TF32": 48, "STG.E.64": 1}, ("ATOM", "RED.")
+    # 32 results a thread. 80 places of a window, 16 at once: 5 products in bf16.
+    "first_conv fp32 3 row-major": Limit(
+        224, 110, {"STG.E.128": 8}, products=_products(80, 20, 20, 3)
+    ),
+    "first_conv fp32 3 channels_last": Limit(
+        224, 105, {"STG.E.128": 8}, products=_products(80, 20, 20, 3)
+    ),
+    "first_conv bf16 3 channels_last": Limit(
+        136, 54, {"STG.E.128": 4}, products=_products(40, 10, 10)
+    ),
+    # Per element of x, and row of cells in the loop: 9 products of 32 channels with 16 columns.
+    "first_conv_langevin fp32 3 channels_last": Limit(
+        255, 700, {"LDG.E.128": 14, "STG.E.128": 2}, products=_products(72, 36, 36, 3)
+    ),
+    "first_conv_langevin bf16 3 row-major": Limit(
+        200, 390, {"LDG.E.128": 2, "STG.E.128": 2}, products=_products(36, 18, 18)
+    ),
+    "first_conv_langevin bf16 3 channels_last": Limit(
+        200, 220, {"LDG.E.128": 16, "STG.E.128": 4}, products=_products(72, 36, 18)
+    ),
+    "first_conv_langevin bf16 1 channels_last": Limit(
+        176, 500, {"LDG.E.128": 13, "STG.E.128": 1}, products=_products(72, 36, 18)
     ),
 }
 
@@ -184,9 +216,16 @@ def test_object_code(cubins, name, cc):
     assert cubin["registers"] <= limit.registers
     # No spill, no slow path of a trigonometric function.
     unwanted = ("LDL", "STL", "CALL", *limit.absent)
+    if "UTCATOMSWS.FIND_AND_SET.ALIGN" in instructions:  # tensor memory is asked for by calls
+        unwanted = ("LDL", "STL", *limit.absent)
     assert not [i for i in instructions if i.startswith(unwanted)]
     total = sum(count for i, count in instructions.items() if i != "NOP")
     assert 0 < total / cubin["elements"] <= limit.instructions
     assert {i: instructions.get(i, 0) for i in limit.exactly} == limit.exactly
     if limit.absent == EXCHANGE:
         assert cubin["shared"] == 0
+    products = {i: n for i, n in instructions.items() if i.startswith(TENSOR)}
+    if limit.products:
+        assert products.items() <= limit.products.items() and len(products) == 1
+    else:
+        assert not products

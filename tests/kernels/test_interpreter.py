@@ -29,6 +29,8 @@ CASES = {
     "bank": 43,
     "contrast": 64,
     "ranking": 42,
+    "first_layer": 73,
+    "first_layer_langevin": 68,
 }
 
 
