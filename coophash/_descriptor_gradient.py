@@ -6,10 +6,11 @@ can do with less than autograd, which lays out, saves and frees a graph at each 
     forward    y = leaky(conv(x) + b) for each layer; E and dE/df of the head
     backward   through the signs of y, then the transposed convolution, layer by layer
 
-On a GPU the kernels of `coophash.kernels.leaky_relu` keep one bit for each activation. On the CPU y
-itself is kept, and the time goes into PyTorch's convolutions, which there are up to four times as
-fast with channels last; the input gradient of the first layer, whose few channels they like least,
-is a sub-pixel convolution: a third of the time (docs/LOG.md has the figures).
+On a GPU the kernels keep one bit for each activation, and the last one of the way back also makes
+the Langevin step. On the CPU y itself is kept, and the time goes into PyTorch's convolutions, which
+there are up to four times as fast with channels last; the input gradient of the first layer, whose
+few channels they like least, is a sub-pixel convolution: a third of the time (docs/LOG.md has the
+figures).
 """
 
 from __future__ import annotations
@@ -21,22 +22,29 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
+from coophash._chain_energy import StepArguments
 from coophash.kernels._backend import use_triton
 from coophash.kernels.energy import energy_head_and_grad
+from coophash.kernels.first_layer import first_conv_bits
+from coophash.kernels.first_layer_langevin import first_conv_input_grad
 from coophash.kernels.leaky_relu import bias_leaky_relu_bits, leaky_relu_backward
 from coophash.networks import ConvBase
 
 
 def applies(base: nn.Module, head: nn.Module, x: Tensor) -> bool:
     """Whether the hand-written gradient is that of these modules, and faster on x's device."""
-    kernels = use_triton(x.device.type) and x.dtype != torch.float64
-    if not (kernels or x.device.type == "cpu") or type(base) is not ConvBase or x.dim() != 4:
+    if not (fuses(x) or x.device.type == "cpu") or type(base) is not ConvBase or x.dim() != 4:
         return False
     layers = [*base.convolutions, base.dense, head]
     plain = [nn.Conv2d] * len(base.convolutions) + [nn.Linear] * 2
     return _as_made(base) and all(
         type(layer) is kind and _as_made(layer) for layer, kind in zip(layers, plain, strict=True)
     )
+
+
+def fuses(x: Tensor) -> bool:
+    """Whether the kernels run on x, the one of `energy_and_update` among them."""
+    return x.dtype != torch.float64 and use_triton(x.device.type)
 
 
 def _as_made(module: nn.Module) -> bool:
@@ -56,25 +64,63 @@ def energy_and_grad(
 
     The caller has asked `applies`, and runs it without a graph.
     """
-    run = _with_bits if use_triton(x.device.type) and x.dtype != torch.float64 else _plainly
-    return run(base, head, x, labels)
+    if not fuses(x):
+        return _plainly(base, head, x, labels)
+    energies, grad, bits = _to_first_layer(base, head, x, labels)
+    layer = base.convolutions[0]
+    assert isinstance(layer, nn.Conv2d)
+    stride, padding = _pairs(layer)
+    return energies, first_conv_input_grad(
+        grad, bits, layer.weight, base.slope, stride=stride, padding=padding,
+        size=(x.shape[2], x.shape[3]),
+    )  # fmt: skip
 
 
-def _with_bits(base: ConvBase, head: nn.Linear, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def energy_and_update(
+    base: ConvBase, head: nn.Linear, x: Tensor, labels: Tensor, step: StepArguments
+) -> tuple[Tensor, Tensor]:
+    """Energies (B,) of x, and x after a Langevin step: the gradient's last kernel makes it.
+
+    The caller has asked `applies` and `fuses`, and runs it without a graph.
+    """
+    energies, grad, bits = _to_first_layer(base, head, x, labels)
+    layer = base.convolutions[0]
+    assert isinstance(layer, nn.Conv2d)
+    moved = torch.ops.coophash.first_conv_langevin(
+        x, grad, bits, layer.weight, None, base.slope, *_pairs(layer), *step
+    )
+    return energies, moved
+
+
+def _to_first_layer(
+    base: ConvBase, head: nn.Linear, x: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Energies; their gradient with respect to the first layer's output; the bits of that."""
+    dtype = x.dtype
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+    half = dtype in (torch.bfloat16, torch.float16)  # on tensor cores: channels last
     kept: list[tuple[nn.Conv2d, torch.Size, Tensor]] = []
     y = x
-    for layer in base.convolutions:
+    for i, layer in enumerate(base.convolutions):
         assert isinstance(layer, nn.Conv2d)
         shape = y.shape
-        z = F.conv2d(y, layer.weight, None, layer.stride, layer.padding)
-        y, bits = bias_leaky_relu_bits(z, layer.bias, base.slope)
+        if i == 0:
+            stride, padding = _pairs(layer)
+            y, bits = first_conv_bits(
+                x.to(dtype), layer.weight.to(dtype), layer.bias, base.slope, stride=stride,
+                padding=padding, channels_last=half,
+            )  # fmt: skip
+        else:
+            z = F.conv2d(y, layer.weight, None, layer.stride, layer.padding)
+            y, bits = bias_leaky_relu_bits(z, layer.bias, base.slope)
         kept.append((layer, shape, bits))
     energies, grad = _top(base, head, y, labels)
-    for layer, shape, bits in reversed(kept):
+    for layer, shape, bits in reversed(kept[1:]):
         grad, _ = leaky_relu_backward(grad, bits, base.slope)
-        weight = layer.weight.to(grad.dtype)
+        weight = layer.weight.to(grad.dtype, memory_format=_format(grad))
         grad = conv2d_input(shape, weight, grad, layer.stride, layer.padding)  # type: ignore[no-untyped-call]
-    return energies, grad
+    return energies, grad, kept[0][2]
 
 
 def _plainly(base: ConvBase, head: nn.Linear, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,7 +138,7 @@ def _plainly(base: ConvBase, head: nn.Linear, x: Tensor, labels: Tensor) -> tupl
         torch.ops.aten.leaky_relu_backward.grad_input(grad, y, base.slope, True, grad_input=grad)
         weight = layer.weight.to(grad.dtype)
         if i == 0 and layer.stride == (2, 2):
-            grad = _strided_conv_input_grad(before.shape, weight, grad, _padding(layer))
+            grad = _strided_conv_input_grad(before.shape, weight, grad, _pairs(layer)[1][0])
         else:
             grad = torch.ops.aten.convolution_backward(
                 grad, before, weight, None, layer.stride, layer.padding, layer.dilation, False,
@@ -114,10 +160,11 @@ def _format(y: Tensor) -> torch.memory_format:
     return last if y.is_contiguous(memory_format=last) else torch.contiguous_format
 
 
-def _padding(layer: nn.Conv2d) -> int:
-    padding = layer.padding[0]
-    assert isinstance(padding, int)
-    return padding
+def _pairs(layer: nn.Conv2d) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Stride and padding of rows and columns."""
+    (down, across), padding = layer.stride, layer.padding
+    assert not isinstance(padding, str)
+    return (down, across), (padding[0], padding[1])
 
 
 def _strided_conv_input_grad(shape: torch.Size, weight: Tensor, grad: Tensor, pad: int) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coophash import _descriptor_gradient, losses
-from coophash._chain_energy import by_autograd
+from coophash._chain_energy import StepArguments, by_autograd
 from coophash.coop_config import CoopHashConfig
 from coophash.coop_terms import (
     other_classes,
@@ -84,6 +84,18 @@ class Descriptor(nn.Module):
                     self.base, self.energy_head, images, labels
                 )
         return by_autograd(lambda x: self(x, labels), images)
+
+    def energy_and_update(self, images: Tensor, labels: Tensor, step: StepArguments) -> Any:
+        """Energies (B,) and the images after one Langevin step, fused; or NotImplemented."""
+        if not (
+            _descriptor_gradient.fuses(images)
+            and _descriptor_gradient.applies(self.base, self.energy_head, images)
+        ):
+            return NotImplemented
+        with torch.no_grad():
+            return _descriptor_gradient.energy_and_update(
+                self.base, self.energy_head, images, labels, step
+            )
 
     def energy(self, features: Tensor, labels: Tensor) -> Tensor:
         """h_E(c, f0(x)): (B, features), (B,) -> (B,); lower is likelier (Eq. 3)."""

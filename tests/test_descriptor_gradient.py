@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -9,7 +14,7 @@ from torch.nn import functional as F  # noqa: E402
 
 import coophash as ch  # noqa: E402
 from coophash import _descriptor_gradient as by_hand  # noqa: E402
-from coophash._chain_energy import by_autograd  # noqa: E402
+from coophash._chain_energy import StepArguments, by_autograd  # noqa: E402
 
 SHAPES = [(1, 28, 28), (3, 32, 32), (1, 8, 8), (3, 9, 13), (1, 64, 33)]
 
@@ -29,13 +34,22 @@ def assert_same(found, expected, rtol=1e-9):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=rtol * scale)
 
 
+STEP = StepArguments(None, None, 3.0, 0.1, -1.0, 1.0, 0.5, 0.2, 7, 3, 1)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("run", [by_hand._plainly, by_hand._with_bits])
-def test_equals_autograd(shape, run):
+@pytest.mark.parametrize("fused", [False, True])
+def test_equals_autograd(monkeypatch, shape, fused):
+    """fused: the way of the kernels, by their references, as they run on float64."""
+    monkeypatch.setattr(by_hand, "fuses", lambda x: fused)
     descriptor, x, labels = setting(shape)
+    parts = descriptor.base, descriptor.energy_head, x, labels
     expected = by_autograd(lambda x: descriptor(x, labels), x)
     with torch.no_grad():
-        assert_same(run(descriptor.base, descriptor.energy_head, x, labels), expected)
+        assert_same(by_hand.energy_and_grad(*parts), expected)
+        if fused:
+            moved = torch.ops.coophash.langevin_step(x, expected[1], None, *STEP)
+            assert_same(by_hand.energy_and_update(*parts, STEP), (expected[0], moved))
 
 
 @pytest.mark.parametrize("layout", ["channels_last", "sliced"])
@@ -94,6 +108,51 @@ def test_the_chain_takes_it():
     assert (ours[0] - x).abs().mean() > 1e-3
 
 
+PARITY = """
+import json, os, torch
+import coophash as ch
+from coophash import _descriptor_gradient as by_hand
+from coophash._chain_energy import StepArguments, by_autograd
+
+found = {}
+for shape in ((1, 8, 8), (3, 9, 13)):
+    for cast in (False, True):
+        model = ch.CoopHash(bits=8, classes=4, image_shape=shape, base_channels=8, features=24)
+        descriptor, labels = model.descriptor, torch.arange(3)
+        step = StepArguments(None, None, 3.0, 0.1, -1.0, 1.0, 0.5, 0.2, 7, 3, 1)
+        x = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=cast):
+            os.environ["COOPHASH_BACKEND"] = "triton"
+            assert by_hand.fuses(x)
+            energies, grad = descriptor.energy_and_grad(x, labels)
+            again, moved = descriptor.energy_and_update(x, labels, step)
+            os.environ["COOPHASH_BACKEND"] = "reference"
+            assert descriptor.energy_and_update(x, labels, step) is NotImplemented
+            expected = by_autograd(lambda x: descriptor(x, labels), x)
+            update = torch.ops.coophash.langevin_step(x, expected[1], None, *step)
+        assert torch.equal(energies, again)
+        pairs = zip((energies, grad, moved), (*expected, update))
+        found[f"{shape} {cast}"] = [((a - b).abs().max() / b.abs().max()).item() for a, b in pairs]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.interpreter
+def test_kernels_in_the_interpreter():
+    """The pieces put together, with their kernels instead of their references."""
+    pytest.importorskip("triton")
+    environment = {k: v for k, v in os.environ.items() if k != "COOPHASH_BACKEND"}
+    done = subprocess.run(
+        [sys.executable, "-c", PARITY], capture_output=True, text=True, check=False,
+        env=environment | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found) == 4
+    for case, differences in found.items():
+        assert max(differences) < (0.1 if case.endswith("True") else 1e-5), (case, differences)
+
+
 class Doubled(torch.nn.Linear):
     def forward(self, x):
         return 2 * super().forward(x)
@@ -138,3 +197,16 @@ def test_gpu_equals_double_precision(shape, dtype):
     assert_same([energies.double().cpu()], expected[:1], rtol=tolerance)
     difference = (grad.double().cpu() - expected[1]).norm() / expected[1].norm()
     assert difference < (0.02 if dtype == torch.float32 else 0.2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gpu_chain_with_the_fused_update(shape):
+    descriptor, x, labels = setting(shape, batch=64, dtype=torch.float32)
+    options = {"steps": 3, "step_size": 2.0, "clamp": (-1, 1), "seed": 3}
+    descriptor, x, labels = descriptor.cuda(), x.cuda(), labels.cuda()
+    assert descriptor.energy_and_update(x, labels, STEP) is not NotImplemented
+    plain = ch.langevin(lambda x, c: descriptor(x, c), x, labels, **options)
+    for _ in range(3):  # step by step, captured, replayed
+        ours = ch.langevin(descriptor, x, labels, **options)
+        assert (ours - plain).abs().mean() < 1e-3 * (plain - x).abs().mean() + 1e-5
