@@ -104,7 +104,8 @@ def make_plan(
                 scales[:, i] = column
     low, high = bounds(clamp)
     std = positive("reference_std", reference_std, math.inf)
-    (seed_number, first, chain_number), rng = counter(x, seed, first_step, chain, step_name="first_step")
+    numbers, rng = counter(x, seed, first_step, chain, step_name="first_step")
+    seed_number, first, chain_number = numbers
     if not isinstance(first_step, Tensor) and first_step + steps > 2**32:
         raise ValueError(
             f"first_step + steps must be <= 2**32, got {first_step} + {steps}: take another seed"

@@ -59,6 +59,8 @@ def _contrast(instructions: float, barriers: int) -> Limit:
     """All registers that a thread can have, none spilled; one exchange, at the end, for the writes:
     as many barriers as that takes."""
     return Limit(255, instructions, {"LDG.E.128": 0} | {"BAR.SYNC.DEFER_BLOCKING": barriers})
+
+
 def _products(ampere: int, hopper: int, blackwell: int, terms: int = 1) -> dict[str, int]:
     """Instructions for cc 80, 90 and 100; float32 is the sum of three products of TF32."""
     kind = "HMMA.1688.F32.TF32" if terms == 3 else "HMMA.16816.F32.BF16"
@@ -156,6 +158,7 @@ LIMITS = {
     ),
     "energy_mixed labels bf16 80": Limit(
         176, 450, {"HMMA.1688.F32.TF32": 48, "STG.E.64": 1}, ("ATOM", "RED.")
+    ),
     # 32 results a thread. 80 places of a window, 16 at once: 5 products in bf16.
     "first_conv fp32 3 row-major": Limit(
         224, 110, {"STG.E.128": 8}, products=_products(80, 20, 20, 3)
