@@ -165,7 +165,7 @@ X = GOOD["x"]
     [
         (TypeError, "x must be a torch.Tensor", {"x": 1}),
         (ValueError, r"x must be \(B, C_in, H, W\)", {"x": X[0]}),
-        (ValueError, "grad must be 5 x 6 for an image of 9 x 12", {"x": X[:, :, :9]}),
+        (ValueError, "grad must be 4 x 6 for an image of 8 x 12", {"x": X[:, :, :8]}),
         (ValueError, "2 samples and 2 input channels on cpu like x, got 2 and 3", {"x": X[:, :2]}),
         (ValueError, "1 samples and 3 input channels on cpu like x, got 2 and 3", {"x": X[:1]}),
         (TypeError, "bits must be the uint8 tensor", {"bits": GOOD["bits"].int()}),
