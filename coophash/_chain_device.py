@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from coophash.kernels._backend import use_triton
+
 Result = tuple[Tensor, Tensor, Tensor]  # samples, energies (n, B), finite (steps + 1,) bool
 
 
@@ -17,6 +19,9 @@ class Device(Protocol):
 
     def busy(self) -> bool:
         """Whether a capture is already under way, into which a chain must go as it is."""
+
+    def refusal(self, x: Tensor, draws: bool) -> str | None:
+        """Why a step of x, with noise of its own or not, cannot be recorded, or None."""
 
     def aside(self, call: Callable[[], Any]) -> None:
         """Run a call on a side stream, leaving the device's random numbers as they were."""
@@ -44,6 +49,15 @@ class CudaDevice:
     def busy(self) -> bool:
         with torch.cuda.device(self.device):
             return torch.cuda.is_current_stream_capturing()
+
+    def refusal(self, x: Tensor, draws: bool) -> str | None:
+        # Asked beforehand: a capture that fails halfway leaves torch's allocator in it.
+        if not draws or (x.dtype != torch.float64 and use_triton(self.device.type)):
+            return None
+        return (
+            "noise is drawn on the host for float64 and where Triton does not run: take float32, "
+            "and see `coophash doctor`"
+        )
 
     @property
     def side(self) -> torch.cuda.Stream:

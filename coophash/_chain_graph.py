@@ -94,6 +94,10 @@ class ChainGraphs:
         labels = energy.labels
         if not self._possible(x, labels):
             return None
+        refusal = self.device.refusal(x, plan.draws)
+        if refusal is not None:
+            _warn(refusal, stacklevel=4)
+            return None
         owner = getattr(energy.energy, "__self__", energy.energy)
         with contextlib.suppress(TypeError):  # it may not be hashable
             if owner in self._unreachable:

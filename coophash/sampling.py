@@ -86,9 +86,9 @@ def langevin(
     Args:
         energy: called as energy(x, labels), or energy(x) if labels is None and it takes one
             argument; returns (B,) energies, lower is likelier, where sample i depends on x[i]
-            alone. Any callable: a function, a module in train or eval mode.
+            alone. Any callable: a function, a module in train or eval mode. It may offer more than
+            a call: see `coophash._chain_energy`.
         x: (B, …) float32, bfloat16, float16 or float64: where the chains start. Not changed.
-            It may offer more than a call: see `coophash._chain_energy`.
         labels: (B, …) conditions handed to the energy as they are, or None.
         steps: number of steps, >= 0.
         step_size: δ > 0; or one number >= 0 for each step, as a sequence or a function of the step

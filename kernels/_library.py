@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -45,9 +46,11 @@ def register(
     )
 
     def run(*args: Any) -> Any:
-        if use_triton(args[0].device.type):
-            return _load(triton)(*args)
-        return reference(*args)
+        kind = args[0].device.type
+        with full_precision(kind):  # a launcher may run the reference too
+            if use_triton(kind):
+                return _load(triton)(*args)
+            return reference(*args)
 
     # One entry for every device: those without a kernel of their own run the reference.
     _library.impl(  # type: ignore[no-untyped-call]
@@ -59,6 +62,13 @@ def register(
             f"coophash::{name}", backward, setup_context=setup_context, lib=_library
         )
     return getattr(torch.ops.coophash, name).default  # type: ignore[no-any-return]
+
+
+def full_precision(device_type: str) -> AbstractContextManager[Any]:
+    """Without autocast: it would run a reference's matrix products in bfloat16, not in float32."""
+    if torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
 
 
 _loaded: dict[str, Callable[..., Any]] = {}

@@ -44,7 +44,8 @@ def bank_update_kernel(
         bit = tl.arange(0, 8)[None, :]
         place = byte[:, None] * 8 + bit
         inside = place < L
-        output = outputs_ptr + program.to(tl.int64) * sample_stride + place * output_stride
+        wide = place.to(tl.int64)  # a bank that is stored bit by bit has strides of n
+        output = outputs_ptr + program.to(tl.int64) * sample_stride + wide * output_stride
         u = tl.load(output, inside, 0.0).to(tl.float32)
         for _ in range(1, sets):
             output += set_stride
@@ -52,7 +53,7 @@ def bank_update_kernel(
         u /= sets
         if NORMALIZE:
             u = _normalized(u)
-        value = values_ptr + row * row_stride + place * bit_stride
+        value = values_ptr + row * row_stride + wide * bit_stride
         old = tl.load(value, inside & (momentum != 0.0), 0.0).to(tl.float32)
         v = u * (1.0 - momentum) + old * momentum
         if NORMALIZE:
@@ -61,7 +62,7 @@ def bank_update_kernel(
         tl.store(value, v, inside)
         # Of the stored value: rounding may have made a zero of a small negative number.
         ones = ((v.to(tl.float32) >= 0.0) & inside).to(tl.int32) << bit
-        code = codes_ptr + row * code_stride + byte * byte_stride
+        code = codes_ptr + row * code_stride + byte.to(tl.int64) * byte_stride
         tl.store(code, tl.sum(ones, axis=1).to(tl.uint8), byte * 8 < L)
 
 

@@ -204,11 +204,12 @@ def launch_shape(mode: tl.constexpr, width: int) -> dict[str, int]:
 
 def tiles_of_program(batch: int, count: int, tile: int) -> int:
     """So many that some 2,048 programs are left, 8 of which a multiprocessor holds by their
-    registers, and at most 1,024 for a sample. By counts, not yet by a measurement."""
+    registers, at most 1,024 for a sample, and not many beyond 16,384, since their shares take
+    memory. By counts, not yet by a measurement."""
     if interpreting():  # its time goes by programs, and the loop is to be seen
         return 4
     wanted = min(batch * count // (2048 * tile), 64)
-    return max(1, wanted, triton.cdiv(count, 1024 * tile))
+    return max(1, wanted, triton.cdiv(count, 1024 * tile), batch * count // (16384 * tile))
 
 
 _UNITS = {8: torch.uint8, 16: torch.int16, 32: torch.int32}

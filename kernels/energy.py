@@ -7,7 +7,7 @@
 
 a is the identity or, with `slope`, the leaky ReLU in front of the head. `energy_head` is for
 training: differentiable, any order. `energy_head_and_grad` is for a chain: energies and gradient in
-one read of the features. Both compute in float32 (float64 for float64).
+one read of the features. Both compute in float32 (float64 for float64), under autocast too.
 
 The ops are in energy_class.py (class labels) and energy_mixed.py (the rest); bytes are
 counted in kernels/README.md.
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from coophash.kernels._backend import use_triton
+from coophash.kernels._library import full_precision
 from coophash.kernels.energy_class import (
     class_energies,
     class_energies_and_grad,
@@ -75,7 +76,8 @@ def energy_head(
     """
     labels, slope = _check(features, weight, bias, labels, slope, temperature)
     if labels is None or labels.dim() == 2:
-        return mixed_energy_reference(features, weight, bias, labels, slope, temperature)
+        with full_precision(features.device.type):
+            return mixed_energy_reference(features, weight, bias, labels, slope, temperature)
     if _plainly(features):
         return class_energy_reference(features, weight, bias, labels, slope)
     return class_energies(features, weight, bias, labels, slope)  # type: ignore[no-any-return]
@@ -114,9 +116,10 @@ def energy_head_and_grad(
         both = mixed_energies_and_grad
         if plainly or differentiable:
             both = mixed_energy_and_grad_reference
-        return both(  # type: ignore[no-any-return]
-            features, weight, bias, labels, slope, temperature
-        )
+        with full_precision(features.device.type):
+            return both(  # type: ignore[no-any-return]
+                features, weight, bias, labels, slope, temperature
+            )
     if plainly:
         return class_energy_and_grad_reference(features, weight, bias, labels, slope)
     if differentiable:

@@ -152,7 +152,7 @@ def langevin_statistics_kernel(
 def launch_shape(n: int, itemsize: int, strided: bool) -> tuple[int, int, int]:
     """(BLOCK, RUN, warps) for n elements of x of so many bytes.
 
-    A thread takes four runs of 128 bits , or one run of four elements where the layout
+    A thread takes four runs of 128 bits, or one run of four elements where the layout
     has gaps; small tensors go in more, smaller programs. Chosen by instruction and register counts,
     not yet by a measurement.
     """

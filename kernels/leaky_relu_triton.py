@@ -104,7 +104,9 @@ def leaky_relu_backward_kernel(
         tl.store(sums_ptr + at, tl.sum(summed, 0), column < unit)
 
 
-LONGEST_UNIT = 1 << 30  # offsets inside a tile have 32 bits
+# The grid has at most 65,535 programs along a unit, of 1,024 elements where it is long; offsets
+# inside a tile have 32 bits, enough for more.
+LONGEST_UNIT = 65_535 * 1024
 
 
 def launch_shape(rows: int, unit: int) -> tuple[int, int, int]:
@@ -121,6 +123,11 @@ def launch_shape(rows: int, unit: int) -> tuple[int, int, int]:
     return 2048 // columns, columns, 4
 
 
+def _too_long(x: Tensor, innermost: bool) -> bool:
+    unit = x.shape[1] if innermost else math.prod(x.shape[2:])
+    return unit > LONGEST_UNIT
+
+
 def _rows(x: Tensor, bits: Tensor) -> tuple[int, int]:
     rows = math.prod(bits.shape[:-1])
     return rows, x.numel() // rows
@@ -133,9 +140,9 @@ def _on(x: Tensor) -> contextlib.AbstractContextManager[object]:
 def bias_leaky_relu(x: Tensor, bias: Tensor | None, slope: float) -> tuple[Tensor, Tensor]:
     """Op `bias_leaky_relu` on a device."""
     # float64 is for checks alone: the kernel computes in float32.
-    if x.dtype == torch.float64 or x[:1].numel() >= LONGEST_UNIT:
-        return op.run_reference(x, bias, slope)
     x = op.dense(x)
+    if x.dtype == torch.float64 or _too_long(x, op.channel_is_innermost(x)):
+        return op.run_reference(x, bias, slope)
     y = torch.empty_like(x)
     bits = torch.empty(op.bits_shape(x), dtype=torch.uint8, device=x.device)
     if x.numel() == 0:
@@ -157,15 +164,15 @@ def leaky_relu_backward(
     grad: Tensor, bits: Tensor, slope: float, bias_grad: bool
 ) -> tuple[Tensor, Tensor]:
     """Op `leaky_relu_backward` on a device."""
-    if grad.dtype == torch.float64 or grad.numel() == 0 or grad[:1].numel() >= LONGEST_UNIT:
-        return op.run_backward_reference(grad, bits, slope, bias_grad)
     grad, bits = op.as_bits(grad, bits), bits.contiguous()
+    by_channel = op.channel_is_innermost(grad)
+    if grad.dtype == torch.float64 or grad.numel() == 0 or _too_long(grad, by_channel):
+        return op.run_backward_reference(grad, bits, slope, bias_grad)
     out = torch.empty_like(grad)
     rows, unit = _rows(grad, bits)
     high, wide, warps = launch_shape(rows, unit)
     vector = math.gcd(unit, 16)
     columns = triton.cdiv(unit, wide)
-    by_channel = op.channel_is_innermost(grad)
     kind, tiles, sums = NO_SUM, 1, None
     if bias_grad and by_channel:
         # One sum a program and channel: eight tiles each, as long as they fill the device.

@@ -41,6 +41,9 @@ class TapeDevice:
     def busy(self):
         return self.capturing
 
+    def refusal(self, x, draws):
+        return None
+
     def aside(self, call):
         self.log.append("aside")
         with torch.random.fork_rng(devices=[]):

@@ -23,6 +23,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from coophash import langevin, sampling  # noqa: E402
+from coophash._chain_device import CudaDevice  # noqa: E402
 from coophash._chain_graph import ChainGraphs  # noqa: E402
 from coophash._reach import Watcher  # noqa: E402
 
@@ -189,6 +190,20 @@ def test_dtypes_and_shapes(device, dtype):
         assert pair[0][0].dtype == dtype
         assert_same(pair)
     assert device.log.count("capture") == 2
+
+
+def test_noise_of_the_host_is_not_captured(device, monkeypatch):
+    cuda, x = CudaDevice(torch.device("cuda", 0)), torch.zeros(2, 3)
+    monkeypatch.setenv("COOPHASH_BACKEND", "reference")
+    assert "drawn on the host" in cuda.refusal(x, True) and cuda.refusal(x, False) is None
+    monkeypatch.delenv("COOPHASH_BACKEND")
+    monkeypatch.setattr("coophash.kernels._backend.has_triton", lambda: True)
+    assert "drawn on the host" in cuda.refusal(x.double(), True)
+    assert cuda.refusal(x, True) is None and cuda.refusal(x.double(), False) is None
+    monkeypatch.setattr(device, "refusal", cuda.refusal)
+    with pytest.warns(RuntimeWarning, match="step by step .*: noise is drawn on the host") as seen:
+        langevin(lambda x: x.square().sum(1), x.double(), steps=2)
+    assert seen[0].filename == __file__ and device.log == []
 
 
 def test_results_are_the_callers_own(device):

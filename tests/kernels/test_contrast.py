@@ -6,6 +6,7 @@ this file (on a GPU).
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -186,6 +187,33 @@ def test_half_precision(dtype):
     assert loss.dtype == torch.float32 and leaf.grad.dtype == dtype
     assert_near("loss", loss, expected)
     assert_near("gradient", leaf.grad, slope, torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("negatives", [9, None])
+def test_autocast_leaves_it_in_float32(negatives):
+    queries, codes, positives = tensors()
+    leaf = queries.clone().requires_grad_()
+    expected = bank_contrast(leaf, codes, positives, negatives, temperature=0.9)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = bank_contrast(leaf, codes, positives, negatives, temperature=0.9)
+    assert loss.dtype == torch.float32 and torch.equal(loss, expected)
+    loss.sum().backward()
+    assert leaf.grad.dtype == torch.float32
+
+
+def test_shares_of_a_large_bank_stay_few():
+    pytest.importorskip("triton")
+    from coophash.kernels.contrast_triton import ALL, launch_shape, tiles_of_program
+
+    for width, batch, count in itertools.product(
+        (1, 2, 8, 16, 100, 512), (1, 7, 256, 4096), (1, 4096, 10**6, 2**31 - 1)
+    ):
+        shape = launch_shape(ALL, width)
+        tile = shape["DEEP"] * shape["ROWS"]
+        splits = -(-count // (tile * tiles_of_program(batch, count, tile)))
+        assert splits <= 1024, (width, batch, count)  # the grid allows 65,535
+        # Beyond what fills the device, the shares of all samples do not take ever more memory.
+        assert batch * splits <= 32768
 
 
 def test_one_set_and_other_layouts():

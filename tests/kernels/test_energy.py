@@ -90,6 +90,27 @@ def test_energies_and_gradient(kind, slope, dtype):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("learning", [False, True])
+def test_autocast_leaves_it_in_float32(kind, learning):
+    features, weight, bias = head(6, 40, 5)
+    labels = labels_of(kind, 6, 5)
+    features.requires_grad_(learning)
+    expected = energy_head_and_grad(features, weight, bias, labels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = (
+            *energy_head_and_grad(features, weight, bias, labels),
+            energy_head(features, weight, bias, labels),
+        )
+        if kind != "class":
+            op = torch.ops.coophash.energy_head_mixed
+            with torch.no_grad():
+                found += op(features, weight, bias, labels, None, 1.0)
+    expected = (*expected, *expected[:1], *expected)
+    for ours, plain in zip(found, expected, strict=False):
+        assert ours.dtype == torch.float32 and torch.equal(ours, plain)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_gradient_equals_autograd(kind):
     features, weight, bias = head(9, 33, 5)
     labels = labels_of(kind, 9, 5)

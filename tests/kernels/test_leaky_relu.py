@@ -270,6 +270,16 @@ def test_fake_checks_bits_at_trace_time():
         )  # fmt: skip
 
 
+def test_a_launch_has_a_grid():
+    pytest.importorskip("triton")
+    from coophash.kernels.leaky_relu_triton import LONGEST_UNIT, launch_shape
+
+    for unit in (*range(1, 300), 1000, 1025, 10**6, LONGEST_UNIT):
+        rows, columns, _ = launch_shape(1 << 20, unit)
+        assert -(-unit // columns) <= 65535
+        assert (rows - 1) * unit + 65535 * columns < 2**31  # offsets in a tile
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("last", [False, True])
