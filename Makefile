@@ -2,6 +2,7 @@
 # make test   lint, types and tests
 # Both make what they need in .venv and are quick when run again.
 #
+# make cubins  every Triton kernel compiled for three generations of GPUs, registers and spills checked
 # make kernel-check  the search core by itself, every instruction set that this machine runs
 # make neon-check    the same for 64-bit ARM, by a cross compiler and an emulator
 # make cuda-check    the CUDA search by itself, its kernels run by an emulator on the CPU
@@ -21,7 +22,7 @@ CPP := $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h csrc/cuda/*.cu
 export PIP_CONSTRAINT := $(abspath constraints.txt)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test pytest lint types format bench gpu clean kernel-check neon-check cuda-check asan tsan
+.PHONY: cubins demo test pytest lint types format bench gpu clean kernel-check neon-check cuda-check asan tsan
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m coophash demo --out demo-report
@@ -47,6 +48,9 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m pytest benchmarks --benchmark-only \
 	  --benchmark-json=benchmarks/results/latest.json $(PYTEST_ARGS)
+
+cubins: $(VENV)/.dev
+	$(BIN)/python -m pytest -m aot tests/kernels $(PYTEST_ARGS)
 
 kernel-check: $(VENV)/.dev
 	$(BIN)/python tests/csrc/build_check.py

@@ -12,13 +12,18 @@ A module `<op>_triton` takes part by a function `cubin_variants()`.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import json
+import multiprocessing
+import os
 import re
 import shutil
 import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,6 +127,23 @@ def compile_variant(variant: Variant, cc: int) -> Cubin:
     return _read(variant, cc, compiled.asm["cubin"])
 
 
+def compile_all(targets: Sequence[int]) -> list[Cubin]:
+    """Compile every variant for every target, on all cores that this process may use."""
+    numbers = [(i, cc) for i in range(len(_variants())) for cc in targets]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    with ProcessPoolExecutor(max(1, min(cores, len(numbers))), mp_context=context) as pool:
+        return list(pool.map(_compile_number, numbers))
+
+
+_variants = functools.cache(variants)
+
+
+def _compile_number(number: tuple[int, int]) -> Cubin:
+    index, cc = number
+    return compile_variant(_variants()[index], cc)
+
+
 def _read(variant: Variant, cc: int, binary: bytes) -> Cubin:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
@@ -177,7 +199,7 @@ def main(arguments: list[str] | None = None) -> int:
     if interpreting():
         parser.error("TRITON_INTERPRET=1 is set, and interpreted kernels cannot be compiled")
     targets = [int(cc) for cc in options.cc.split(",")]
-    cubins = [compile_variant(variant, cc) for variant in variants() for cc in targets]
+    cubins = compile_all(targets)
     if options.json:
         print(json.dumps([asdict(cubin) for cubin in cubins]))
         return 0
