@@ -267,8 +267,13 @@ def _launch(
         )  # fmt: skip
 
 
-def _small(grad: Tensor, size: tuple[int, ...]) -> bool:
-    """Cells and offsets inside a sample are counted in 32 bits."""
+def _small(grad: Tensor, size: tuple[int, ...], *strided: Tensor | None) -> bool:
+    """Cells and offsets inside a sample are counted in 32 bits, in tensors of any strides too."""
+    for t in strided:
+        if t is not None:
+            reach = sum((n - 1) * s for n, s in zip(t.shape[1:], t.stride()[1:], strict=True))
+            if reach >= 1 << 30:
+                return False
     return (
         math.prod(size[1:]) < 1 << 30
         and size[0] * size[3] < 1 << 30
@@ -329,7 +334,7 @@ def first_conv_langevin_out(
         return
     elif (
         shape is None
-        or not _small(grad, x.shape)
+        or not _small(grad, x.shape, x, noise, out, input_grad)
         or any(overlaps_partly(out, t) for t in (x, noise))
     ):
         found = first_conv_input_grad(grad, bits, weight, slope, stride, padding, list(x.shape[2:]))

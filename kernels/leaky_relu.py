@@ -336,7 +336,7 @@ def check_slope(slope: Any) -> None:
     """Raise unless slope is a finite number >= 0."""
     if not isinstance(slope, Real):
         raise TypeError(f"slope must be a number, got {type(slope).__name__}")
-    if not 0.0 <= slope < math.inf:
+    if not 0.0 <= float(slope) < math.inf:
         raise ValueError(f"slope must be a finite number >= 0, got {slope!r}")
 
 

@@ -204,3 +204,12 @@ def test_on_a_gpu_against_double_precision(shape, dtype, last):
     torch.testing.assert_close(kept, found, rtol=0, atol=0)
     again = first_conv_langevin(x, grad, bits, weight, 0.125, **LAYER, **options)
     assert torch.equal(again, moved)
+
+
+def test_offsets_beyond_32_bits_go_another_way():
+    pytest.importorskip("triton")
+    from coophash.kernels.first_layer_langevin_triton import _small
+
+    x = torch.empty(2, 3, 8, 8, device="meta")
+    far = torch.empty(3, 1 << 23, 8, 8, device="meta").transpose(0, 1)[:2]
+    assert _small(x, x.shape, x, None) and not _small(x, x.shape, x, far)
