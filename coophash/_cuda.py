@@ -219,6 +219,7 @@ def range_search(
     if asked.to_host is not None:
         return asked.to_host(limits), asked.give(distances), asked.give(places)
     shown = empty(limits.shape, np.int64, queries, what)
+    library.cuda_wait(target.device, queries.stream)  # memory that is used again may have work left
     library.cuda_upload(target.device, shown.pointer, limits)
     return asked.give(shown), asked.give(distances), asked.give(places)
 

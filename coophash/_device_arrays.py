@@ -94,7 +94,8 @@ def describe(array: Any, name: str) -> DeviceArray:
         return _of_torch(array, name)
     cupy = sys.modules.get("cupy")
     if cupy is not None and isinstance(array, cupy.ndarray):
-        array = cupy.ascontiguousarray(array)
+        with cupy.cuda.Device(array.device.id):
+            array = cupy.ascontiguousarray(array)
         stream = int(cupy.cuda.get_current_stream(array.device.id).ptr)
         return DeviceArray(
             int(array.data.ptr), tuple(array.shape), np.dtype(array.dtype), array.device.id, stream,

@@ -141,6 +141,8 @@ class DeviceMemory {
     if (!memory_) throw std::bad_alloc();
   }
   ~DeviceMemory() {
+    // freeing waits for the device, where a callback may want the interpreter
+    py::gil_scoped_release release;
     try {
       gpu::release(device_, memory_);
     } catch (const std::exception&) {  // the driver may have shut down before Python did

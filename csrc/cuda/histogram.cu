@@ -8,9 +8,10 @@
 namespace coophash::gpu {
 namespace {
 
-constexpr int64_t kGroup = 16384;       // queries at a time
-constexpr int kSharedBytes = 24 << 10;  // of a block, for counts
-constexpr int kTile = 8;                // most queries of a block
+constexpr int64_t kGroup = 16384;                // queries at a time
+constexpr int kSharedBytes = 24 << 10;           // of a block, for counts
+constexpr int kTile = 8;                         // most queries of a block
+constexpr int64_t kMostRows = int64_t{1} << 31;  // at a time: a block's counts have 32 bits
 
 int64_t bytes_of(int64_t queries, int width, bool streamed) {
   return Arena::rounded(16 * lanes_of(width) * std::max<int64_t>(1, queries)) +
@@ -25,8 +26,13 @@ void scan_histogram(const Rows& rows, const Asked& asked, Histogram sink, int mu
   sink.in_shared = bytes <= kSharedBytes;
   const int most =
       std::min(asked.count, sink.in_shared ? std::min(kTile, kSharedBytes / bytes) : kTile);
-  launch_scan(rows, asked, sink, multiprocessors, stream, most,
-              sink.in_shared ? static_cast<size_t>(most) * static_cast<size_t>(bytes) : 0);
+  const size_t shared =
+      sink.in_shared ? static_cast<size_t>(most) * static_cast<size_t>(bytes) : 0;
+  Rows part = rows;
+  for (part.begin = rows.begin; part.begin < rows.end; part.begin = part.end) {
+    part.end = std::min(rows.end, part.begin + kMostRows);
+    launch_scan(part, asked, sink, multiprocessors, stream, most, shared);
+  }
 }
 
 Workspace histogram_workspace(int64_t queries, int width, bool streamed) {

@@ -21,12 +21,13 @@ namespace gpu = coophash::gpu;
 
 bool short_run = false;
 
-gpu::Counts check_topk(Problem& problem, int64_t k, gpu::Path path, bool least = false) {
+gpu::Counts check_topk(Problem& problem, int64_t k, gpu::Path path, bool least = false,
+                       int64_t chunk_bytes = 1) {
   begin_case("topk, width %d, %lld rows, %lld queries, k %lld, %s%s", problem.width,
              static_cast<long long>(problem.rows()), static_cast<long long>(problem.count),
              static_cast<long long>(k), name(path), least ? ", least workspace" : "");
   Caller caller(gpu::topk_workspace(problem.count, problem.width, k, problem.streamed()), least,
-                path);
+                path, chunk_bytes);
   OnDevice<int32_t> distances(problem.count * k);
   OnDevice<int64_t> places(problem.count * k);
   const gpu::Counts done = gpu::topk(problem.database, problem.queries->data(), problem.count, k,
@@ -188,32 +189,38 @@ void check_labels() {
   check_histogram(wide, 2, 9);
 }
 
-// Codes in the order that is worst for rounds: the nearest last; and copies without end.
+// Codes in the order that is worst for rounds: the nearest last; and copies without end. Order
+//   0: falling distances;
+//   1: far ones, then copies;
+//   2: as 1, and two nearer than all;
+//   3: as 1, filtered;
+//   4: as 1, and two nearer than all among the first rows, which are kept when the copies come;
+//   5: likewise with one of these in a chunk that is streamed, where the copies come after it.
 void check_orders(gpu::Path path, int64_t rows) {
   const int width = 8;
-  for (const int order : {0, 1, 2, 3, 4}) {
-    std::vector<Part> parts = {{rows / 2, 1}, {rows - rows / 2, order == 3 ? 0.8 : 1}};
+  for (const int order : {0, 1, 2, 3, 4, 5}) {
+    const int64_t first = order == 5 ? 64 : rows / 2;  // rows of the first part
+    const int64_t far = order == 5 ? 4500 : 3 * rows / 4;
+    const std::vector<Part> parts = {{first, 1},
+                                     {rows - first, order == 3 ? 0.8 : 1, 0, order == 5}};
     Problem problem(width, Kind::kConstant, parts, 35);
-    Random random(3);
     for (int64_t row = 0; row < rows; ++row) {
       uint8_t* code = &problem.codes[static_cast<size_t>(row * width)];
       std::memset(code, 0, static_cast<size_t>(width));
-      // order 0: falling distances; 1: far ones, then copies; 2: as 1, and two nearer than all;
-      // 3: as 1, filtered; 4: as 1, and two nearer than all among the first rows
-      int ones = order == 0 ? static_cast<int>(64 - 64 * row / rows) : row < 3 * rows / 4 ? 40 : 3;
+      int ones = order == 0 ? static_cast<int>(64 - 64 * row / rows) : row < far ? 40 : 3;
       if (order == 2 && (row == rows - 1 || row == rows / 2)) ones = 1;
-      if (order == 4 && (row == 5 || row == 700)) ones = 1;
+      if (order >= 4 && (row == 5 || row == 700)) ones = 1;
       for (int bit = 0; bit < ones; ++bit) code[bit / 8] |= static_cast<uint8_t>(1 << bit % 8);
     }
     std::memset(problem.asked.data(), 0, problem.asked.size());
     for (int q = 0; q < 35; q += 3) problem.asked[static_cast<size_t>(q * width + 7)] = 0x80;
     std::memcpy(problem.queries->data(), problem.asked.data(), problem.asked.size());
+    uint8_t* second = order == 5 ? problem.host_codes[0].data() : problem.device_codes[1]->data();
     std::memcpy(problem.device_codes[0]->data(), problem.codes.data(),
-                static_cast<size_t>(rows / 2 * width));
-    std::memcpy(problem.device_codes[1]->data(),
-                &problem.codes[static_cast<size_t>(rows / 2 * width)],
-                static_cast<size_t>((rows - rows / 2) * width));
-    const gpu::Counts done = check_topk(problem, 20, path);
+                static_cast<size_t>(first * width));
+    std::memcpy(second, &problem.codes[static_cast<size_t>(first * width)],
+                static_cast<size_t>((rows - first) * width));
+    const gpu::Counts done = check_topk(problem, 20, path, false, 16384 * width);
     if (rows >= 30000 && order && done.overflowed != 35) {
       fail("%lld queries overflowed, expected all", static_cast<long long>(done.overflowed));
     }

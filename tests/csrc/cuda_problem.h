@@ -138,12 +138,13 @@ inline const char* name(gpu::Path path) {
 }
 
 // Results of a search on a stream of its own, with the workspace it wants or the least it takes.
+// Chunks that are streamed are the least there are, unless more bytes are given.
 class Caller {
  public:
-  Caller(gpu::Workspace workspace, bool least, gpu::Path path)
+  Caller(gpu::Workspace workspace, bool least, gpu::Path path, int64_t chunk_bytes = 1)
       : bytes_(least ? workspace.least : workspace.wanted), memory_(bytes_) {
     cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking);
-    call_ = {0, stream_, memory_.data(), bytes_, path, 2, 1};  // the least chunks
+    call_ = {0, stream_, memory_.data(), bytes_, path, 2, chunk_bytes};
   }
   ~Caller() { cudaStreamDestroy(stream_); }
   Caller(const Caller&) = delete;
