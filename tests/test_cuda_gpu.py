@@ -111,6 +111,8 @@ def test_near_ones_last_and_copies_without_end(path):
     far = np.zeros((rows, 8), np.uint8)
     far[: 3 * rows // 4] = 255  # then a quarter of a million copies at one distance
     far[-1] = 1
+    early = far.copy()  # near ones that are kept when the copies come
+    early[[5, 700]] = 0
     falling = np.packbits(
         np.arange(64)[None] < (64 - 64 * np.arange(rows)[:, None] // rows),
         axis=1,
@@ -118,7 +120,7 @@ def test_near_ones_last_and_copies_without_end(path):
     )
     queries = np.zeros((50, 8), np.uint8)
     queries[::3, 3] = 16
-    for database in (far, falling):
+    for database in (far, early, falling):
         a, b = on_gpu(database), on_gpu(queries)
         assert_same(host(ch.hamming_topk(a, b, 30)), ch.hamming_topk(database, queries, 30))
 
