@@ -1,8 +1,10 @@
 """Running a recipe: recorded once, in pieces, by several processes, and never mixed up."""
 
 import json
-import multiprocessing
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -166,23 +168,30 @@ def test_an_interrupted_run_goes_on(whole, tmp_path, monkeypatch):
         assert record["scores"] == records(whole)[key]["scores"]
 
 
-def _work(folder, barrier, results):
+def _work(folder):
     torch.set_num_threads(1)
     lines = []
-    barrier.wait()
     done = run(folder, say=lines.append)
-    results.put((done.recorded, [line for line in lines if line.startswith("run ")]))
+    return done.recorded, [line for line in lines if line.startswith("run ")]
 
 
 def test_two_processes_share_a_grid(whole, tmp_path):
-    context = multiprocessing.get_context("spawn")
-    barrier, results = context.Barrier(2), context.Queue()
-    other = context.Process(target=_work, args=(tmp_path, barrier, results))
-    other.start()
-    _work(tmp_path, barrier, results)
-    found = [results.get(timeout=120) for _ in range(2)]
-    other.join(60)
-    assert other.exitcode == 0
+    # This file again, as a program: a spawned process could not import it under its name here.
+    other = subprocess.Popen(
+        [sys.executable, __file__, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert other.stdout.readline() == "ready\n"
+        other.stdin.write("go\n")
+        other.stdin.flush()
+        found = [_work(tmp_path)]
+        found.append(json.loads(other.communicate(timeout=120)[0]))
+    finally:
+        other.kill()
+    assert other.returncode == 0
     begun = [line.split(": ")[1] for _, lines in found for line in lines]
     assert sorted(begun) == sorted(records(tmp_path)), "each run was begun once"
     assert len(begun) == 4 and max(recorded for recorded, _ in found) == 4
@@ -260,3 +269,9 @@ def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "grid").write_text("precious")
     with pytest.raises(NotADirectoryError, match="is a file"):
         run(tmp_path)
+
+
+if __name__ == "__main__":
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(json.dumps(_work(Path(sys.argv[1]))))
