@@ -171,11 +171,13 @@ def test_an_interrupted_run_goes_on(whole, tmp_path, monkeypatch):
 def _work(folder):
     torch.set_num_threads(1)
     lines = []
-    done = run(folder, say=lines.append)
+    recipe = read_recipe(folder / "recipe" / "stripes.toml")
+    done = run_recipe(recipe, stripes(), folder / "grid", progress=False, say=lines.append)
     return done.recorded, [line for line in lines if line.startswith("run ")]
 
 
 def test_two_processes_share_a_grid(whole, tmp_path):
+    recipe_of(tmp_path / "recipe")
     # This file again, as a program: a spawned process could not import it under its name here.
     other = subprocess.Popen(
         [sys.executable, __file__, str(tmp_path)],
