@@ -26,8 +26,7 @@ void scan_histogram(const Rows& rows, const Asked& asked, Histogram sink, int mu
   sink.in_shared = bytes <= kSharedBytes;
   const int most =
       std::min(asked.count, sink.in_shared ? std::min(kTile, kSharedBytes / bytes) : kTile);
-  const size_t shared =
-      sink.in_shared ? static_cast<size_t>(most) * static_cast<size_t>(bytes) : 0;
+  const size_t shared = sink.in_shared ? static_cast<size_t>(most) * static_cast<size_t>(bytes) : 0;
   Rows part = rows;
   for (part.begin = rows.begin; part.begin < rows.end; part.begin = part.end) {
     part.end = std::min(rows.end, part.begin + kMostRows);
