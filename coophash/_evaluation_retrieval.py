@@ -7,6 +7,7 @@ from typing import Any
 
 from coophash import metrics
 from coophash._options import check_integer
+from coophash.codes import as_numpy, check_codes
 from coophash.encoded import EncodedSet
 
 
@@ -57,14 +58,18 @@ def evaluate_codes(
     Args:
         query_codes, database_codes: packed codes, uint8, (Q, width) and (N, width).
         query_labels, database_labels: classes (Q,) and (N,), or multi-hot (Q, C) and (N, C).
-        bits: bits per code, for the record.
+        bits: bits per code.
         radius: Hamming distance for `precision_at_radius`, at least 0.
         k: also score the first k alone.
 
     Raises:
-        TypeError, ValueError: as `coophash.metrics` raises them.
+        TypeError, ValueError: codes of another length, or as `coophash.metrics` raises them.
     """
-    data = (query_codes, database_codes, query_labels, database_labels)
+    data = (
+        check_codes(as_numpy(query_codes, "query_codes")[0], "query_codes", bits),
+        check_codes(as_numpy(database_codes, "database_codes")[0], "database_codes", bits),
+        query_labels, database_labels,
+    )  # fmt: skip
     check_integer("radius", radius, 0)
     if k is not None:
         check_integer("k", k, 1)

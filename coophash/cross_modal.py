@@ -13,13 +13,16 @@ added later without renumbering. A search of one modality alone gives its ids as
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from coophash.codes import check_codes
+from coophash._arguments import check_ids
+from coophash._options import check_integer
+from coophash.codes import as_numpy, check_codes
 from coophash.evaluation import RetrievalScores, evaluate_codes
 from coophash.metrics import PrecisionRecallCurve, precision_recall_curve
 from coophash.search import HammingIndex, hamming_distances
@@ -30,16 +33,30 @@ _BLOCK = 1 << 22  # distances at a time
 
 
 def modality_ids(pairs: int | ArrayLike, modality: int) -> NDArray[np.int64]:
-    """Ids of the images or texts of pairs: of the numbers given, or of 0 to pairs - 1."""
+    """Ids of the images or texts of pairs: of the numbers given, or of 0 to pairs - 1.
+
+    Raises:
+        TypeError, ValueError: numbers that are not whole, below 0 or of 2**62 or more.
+    """
     if modality not in (IMAGE, TEXT):
         raise ValueError(f"modality must be IMAGE (0) or TEXT (1), got {modality!r}")
-    numbers = np.arange(pairs) if isinstance(pairs, (int, np.integer)) else np.asarray(pairs)
-    return np.asarray(2 * numbers.astype(np.int64) + modality)
+    if np.ndim(pairs) == 0:
+        numbers = np.arange(check_integer("pairs", pairs, 0))
+    else:
+        numbers = check_ids(pairs, "pairs")
+    if numbers.size and not 0 <= numbers.min() <= numbers.max() < 1 << 62:
+        raise ValueError(
+            f"pairs must be from 0 to 2**62 - 1, got {numbers.min()} to {numbers.max()}"
+        )
+    return np.asarray(2 * numbers + modality, np.int64)
 
 
 def split_ids(ids: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(pair, modality) of ids; both -1 where a search found nothing (id -1)."""
-    values = np.asarray(ids, dtype=np.int64)
+    """(pair, modality) of ids, of any shape; both -1 where a search found nothing (id -1)."""
+    given = np.asarray(ids)
+    if given.size and given.dtype.kind not in "iu":
+        raise TypeError(f"ids must be whole numbers, got {given.dtype} {given.shape}")
+    values = given.astype(np.int64)
     missing = values < 0
     return np.where(missing, -1, values >> 1), np.where(missing, -1, values & 1)
 
@@ -56,17 +73,22 @@ def cross_modal_index(
         options: of `HammingIndex`.
 
     Raises:
-        ValueError: not as many codes of one modality as of the other.
+        TypeError, ValueError: not as many codes of one modality as of the other, or numbers that
+            are not one a pair, as `modality_ids` takes them, and all different.
     """
-    if len(image_codes) != len(text_codes):
-        raise ValueError(
-            f"image_codes and text_codes must be of the same pairs, got {len(image_codes)} and "
-            f"{len(text_codes)}"
-        )
-    numbers = np.arange(len(image_codes)) if pairs is None else np.asarray(pairs)
     index = HammingIndex(bits=bits, **options)
-    index.add(image_codes, ids=modality_ids(numbers, IMAGE))
-    index.add(text_codes, ids=modality_ids(numbers, TEXT))
+    images = check_codes(as_numpy(image_codes, "image_codes")[0], "image_codes", bits)
+    texts = check_codes(as_numpy(text_codes, "text_codes")[0], "text_codes", bits)
+    if len(images) != len(texts):
+        raise ValueError(
+            f"image_codes and text_codes must be of the same pairs, got {len(images)} and "
+            f"{len(texts)}"
+        )
+    numbers = np.arange(len(images)) if pairs is None else check_ids(pairs, "pairs")
+    if len(numbers) != len(images):
+        raise ValueError(f"pairs must be one number for each of {len(images)}, got {len(numbers)}")
+    index.add(images, ids=modality_ids(numbers, IMAGE))
+    index.add(texts, ids=modality_ids(numbers, TEXT))
     return index
 
 
@@ -146,7 +168,7 @@ def instance_recall(
     database_codes: Any,
     query_instances: ArrayLike,
     database_instances: ArrayLike,
-    ks: tuple[int, ...] = (1, 5, 10),
+    ks: Sequence[int] = (1, 5, 10),
 ) -> dict[int, float]:
     """Recall@k of instance retrieval: the share of queries with a right item among the first k.
 
@@ -169,8 +191,13 @@ def instance_recall(
         >>> instance_recall(codes, codes, [0, 1, 2], [0, 1, 2], ks=(1,))
         {1: 1.0}
     """
-    queries = np.ascontiguousarray(check_codes(np.asarray(query_codes), "query_codes"))
-    database = np.ascontiguousarray(check_codes(np.asarray(database_codes), "database_codes"))
+    queries = check_codes(as_numpy(query_codes, "query_codes")[0], "query_codes")
+    database = check_codes(as_numpy(database_codes, "database_codes")[0], "database_codes")
+    if queries.shape[1] != database.shape[1]:
+        raise ValueError(
+            f"query_codes and database_codes must be codes of one length, got {queries.shape} and "
+            f"{database.shape}"
+        )
     asked, there = np.asarray(query_instances), np.asarray(database_instances)
     for name, array, codes in (
         ("query_instances", asked, queries), ("database_instances", there, database)
@@ -179,8 +206,10 @@ def instance_recall(
             raise ValueError(
                 f"{name} must be integers ({len(codes)},), got {array.dtype} {array.shape}"
             )
-    if any(isinstance(k, bool) or int(k) != k or k < 1 for k in ks) or not ks:
-        raise ValueError(f"ks must be whole numbers of at least 1, got {ks}")
+    if isinstance(ks, str) or not isinstance(ks, Sequence) or not ks:
+        raise TypeError(f"ks must be a list of whole numbers of at least 1, got {ks!r}")
+    for k in ks:
+        check_integer("ks", k, 1)
     if not len(queries):
         raise ValueError("query_codes must be at least one code, got none")
     if not np.isin(asked, there).all():

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coophash._options import check_integer
 from coophash.data.bag_of_words import BagOfWords
 from coophash.data.resize import to_array
 from coophash.errors import require
@@ -35,12 +36,14 @@ class Pixels:
     """
 
     def __init__(self, size: int = 16, channels: int = 3) -> None:
-        if size < 1 or channels not in (1, 3):
-            raise ValueError(f"size must be at least 1 and channels 1 or 3, got {size}, {channels}")
+        check_integer("size", size, 1)
+        if channels not in (1, 3):
+            raise ValueError(f"channels must be 1 or 3, got {channels!r}")
         self.size, self.channels = int(size), int(channels)
 
     def __call__(self, files: Sequence[File]) -> NDArray[np.float32]:
         shape = (self.size, self.size)
+        _check_listed(files)
         pixels = [read_pixels(Path(file), shape, self.channels) for file in files]
         width = self.channels * self.size * self.size
         stacked = np.array(pixels, np.float32).reshape(len(pixels), width)
@@ -65,7 +68,8 @@ class TimmFeatures:
 
     Raises:
         ImportError: timm is not installed.
-        ValueError: no weights were named.
+        FileNotFoundError: there is no such file of weights.
+        TypeError, ValueError: no weights were named, or size or batch_size is below 1.
     """
 
     def __init__(
@@ -82,6 +86,9 @@ class TimmFeatures:
                 f"{name} needs weights: give a file as weights, or pretrained=True, which lets "
                 "timm fetch them"
             )
+        check_integer("batch_size", batch_size, 1)
+        if size is not None:
+            check_integer("size", size, 1)
         if weights is not None and not Path(weights).is_file():
             raise FileNotFoundError(f"no weights at {str(weights)!r}")
         timm = require("timm", "timm", "a backbone")
@@ -103,6 +110,7 @@ class TimmFeatures:
         import torch
 
         shape, parts = (self.size, self.size), []
+        _check_listed(files)
         for start in range(0, len(files), self.batch_size):
             pixels = [
                 read_pixels(Path(file), shape, self.channels)
@@ -137,16 +145,21 @@ def make_source(description: Mapping[str, Any] | None) -> Source | None:
     """
     if description is None:
         return None
-    if not isinstance(description, Mapping) or description.get("kind") not in _KINDS:
+    kind = description.get("kind") if isinstance(description, Mapping) else None
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise ValueError(f"a source must be of a kind in {sorted(_KINDS)}, got {description!r}")
-    options = {name: value for name, value in description.items() if name != "kind"}
-    return _KINDS[description["kind"]](**options)
+    return _KINDS[kind](**{name: value for name, value in description.items() if name != "kind"})
 
 
 def describe_source(source: Source | None) -> dict[str, Any] | None:
     """What is saved of a source: None for a callable that cannot be described."""
     describe = getattr(source, "describe", None)
     return None if describe is None else dict(describe())
+
+
+def _check_listed(files: object) -> None:
+    if isinstance(files, (str, bytes, os.PathLike)):
+        raise TypeError(f"files must be a list of image files, got one: give [{files!r}]")
 
 
 def read_pixels(path: Path, size: tuple[int, int], channels: int) -> NDArray[np.uint8]:

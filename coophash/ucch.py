@@ -16,21 +16,22 @@ gradients, a normalised bank), `UCCHConfig` has an option; presets say which goe
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from coophash._options import check_integer
+from coophash._pair_input import check_features, check_seed, features_of
 from coophash.codes import pack
 from coophash.coop_terms import random_source
-from coophash.data.pairs import PairSet, feature_matrix
-from coophash.features import Source, describe_source, make_source
+from coophash.data.pairs import PairSet
+from coophash.features import describe_source, make_source
 from coophash.kernels import bank_contrast, bank_update, ranking_loss
 from coophash.ucch_config import PRESETS, UCCHConfig
 
@@ -126,7 +127,7 @@ class UCCH(nn.Module):
         sources: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        if preset not in PRESETS:
+        if not isinstance(preset, str) or preset not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
         known = {field.name for field in dataclasses.fields(UCCHConfig)}
         if unknown := sorted(set(options) - known):
@@ -134,11 +135,13 @@ class UCCH(nn.Module):
         super().__init__()
         c = UCCHConfig(bits, image_dim, text_dim, **{**PRESETS[preset], **options})
         self.config, self.preset = c, preset
+        if not isinstance(sources, (Mapping, NoneType)):
+            raise TypeError(f"sources must be a dict with image and text, got {sources!r}")
         given = sources or {}
         self.image_source = make_source(given.get("image"))
         self.text_source = make_source(given.get("text"))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(check_seed(seed))
             self.image_encoder = PairEncoder(c.image_dim, c.image_hidden, c.bits, c.dropout)
             self.text_encoder = PairEncoder(c.text_dim, c.text_hidden, c.bits, c.dropout)
 
@@ -179,16 +182,13 @@ class UCCH(nn.Module):
 
     def image_outputs(self, images: Any, batch_size: int = 1024) -> Tensor:
         """h^x before the sign: (N, bits) float32, of length 1. Arguments as `encode_image`."""
-        values = images.images if isinstance(images, PairSet) else images
-        values = _raw(values, self.image_source, "image")
-        return self._outputs(
-            self.image_encoder, values, self.config.image_dim, "images", batch_size
-        )
+        values = features_of(images, self.image_source, "image")
+        width = self.config.image_dim
+        return self._outputs(self.image_encoder, values, width, "images", batch_size)
 
     def text_outputs(self, texts: Any, batch_size: int = 1024) -> Tensor:
         """h^y before the sign: (N, bits) float32, of length 1. Arguments as `encode_text`."""
-        values = texts.texts if isinstance(texts, PairSet) else texts
-        values = _raw(values, self.text_source, "text")
+        values = features_of(texts, self.text_source, "text")
         width = self.config.text_dim
         return self._outputs(self.text_encoder, values, width, "texts", batch_size)
 
@@ -196,8 +196,7 @@ class UCCH(nn.Module):
     def _outputs(
         self, encoder: PairEncoder, values: Any, width: int, name: str, batch_size: int
     ) -> Tensor:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        check_integer("batch_size", batch_size, 1)
         values = check_features(values, width, name)
         training = encoder.training
         encoder.eval()
@@ -243,43 +242,6 @@ class UCCH(nn.Module):
         from coophash.checkpoints import save_model
 
         save_model(self, folder)
-
-
-def check_features(values: Any, width: int, name: str) -> Any:
-    """Features as float32 (N, width): an array for an array, a tensor for a tensor.
-
-    Raises:
-        TypeError, ValueError: another dtype or width, or NaN or infinity.
-    """
-    if isinstance(values, Tensor):
-        if not values.is_floating_point():
-            raise TypeError(f"{name} must be floating (N, {width}), got {values.dtype}")
-        values = values.float()
-        if values.ndim == 2 and not torch.isfinite(values).all():
-            raise ValueError(f"{name} must be finite, got NaN or infinity: repair them first")
-    else:
-        values = feature_matrix(values, name)
-    if values.ndim != 2 or values.shape[1] != width:
-        raise ValueError(
-            f"{name} must be features (N, {width}) as in training, got {tuple(values.shape)}"
-        )
-    return values
-
-
-def _raw(values: Any, source: Source | None, kind: str) -> Any:
-    """Features of a list of files or texts; anything else as it is."""
-    if isinstance(values, (str, bytes, os.PathLike)):
-        raise TypeError(f"{kind}s must be a list of them, got one: give [{kind}]")
-    if not isinstance(values, (list, tuple)) or not all(
-        isinstance(value, (str, os.PathLike)) for value in values
-    ):
-        return values
-    if source is None:
-        raise ValueError(
-            f"the model takes features of {kind}s: set model.{kind}_source to what makes them, or "
-            "give the features"
-        )
-    return np.asarray(source(values))
 
 
 def _packed(given: Any, outputs: Tensor) -> Any:

@@ -89,14 +89,18 @@ class UCCHConfig:
 
     def __post_init__(self) -> None:
         for name in ("image_hidden", "text_hidden"):
-            value = getattr(self, name)
-            if isinstance(value, (str, int)) or not all(_whole(n) and n > 0 for n in value):
-                raise ValueError(f"{name} must be whole numbers above 0, got {value!r}")
-            object.__setattr__(self, name, tuple(int(n) for n in value))
+            given = getattr(self, name)
+            value = [_plain(n) for n in given] if isinstance(given, (list, tuple)) else None
+            if value is None or not all(_whole(n) and n > 0 for n in value):
+                raise ValueError(f"{name} must be a list of whole numbers above 0, got {given!r}")
+            object.__setattr__(self, name, tuple(value))
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
         for field in dataclasses.fields(self):
             _check_type(field.name, str(field.type), getattr(self, field.name))
         for name in ("bits", "image_dim", "text_dim", "negatives", "epochs"):
             _check(name, getattr(self, name), 1, 4096 if name == "bits" else None)
+        _check("negatives", self.negatives, 1, 2**31 - 1)
         _check("batch_size", self.batch_size, 2, None)
         for name in (
             "warmup_epochs",
@@ -118,6 +122,11 @@ class UCCHConfig:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's, which JSON can hold."""
+    return value.item() if hasattr(value, "item") and not getattr(value, "shape", 0) else value
 
 
 def _whole(value: object) -> bool:

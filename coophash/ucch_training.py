@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coophash import checkpoints
+from coophash._pair_input import check_pairs, check_seed
 from coophash.data.pairs import PairSet
 from coophash.errors import require
 from coophash.history import History
 from coophash.interrupts import DeferredInterrupt
 from coophash.metrics import mean_average_precision
-from coophash.ucch import UCCH, MemoryBank, check_features, ucch_step
+from coophash.ucch import UCCH, MemoryBank, ucch_step
 
 MILESTONES = (30, 60, 90, 120)  # epochs at which "steps" divides the learning rate by 10
 _DIVERGED = (
@@ -80,6 +81,7 @@ def fit_pairs(
     model.config = dataclasses.replace(
         model.config, **{name: value for name, value in given.items() if value is not None}
     )
+    seed = check_seed(seed)
     for name, value in (("validate_every", validate_every), ("checkpoint_every", checkpoint_every)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
@@ -87,7 +89,7 @@ def fit_pairs(
         raise ValueError("resume needs folder: the folder that holds the checkpoint")
     if not isinstance(pairs, PairSet):
         raise TypeError(f"pairs must be a PairSet, got {type(pairs).__name__}")
-    _check_pairs(model, pairs, "pairs")
+    check_pairs(pairs, model.config.image_dim, model.config.text_dim, "pairs")
     trained, queries, database = _validation(model, pairs, validation, seed)
     size = model.config.batch_size
     if len(trained) < size:
@@ -200,19 +202,33 @@ class _Run:
         rows = torch.from_numpy(self.batch(seed, c.batch_size)).to(self.device)
         batch = (rows, self.images[rows], self.texts[rows])
         warm_up = self.epoch < c.warmup_epochs
-        try:
+        with self.divergence():
             watched = ucch_step(
                 self.model, self.bank, *batch, self.optimizer, seed, update, warm_up=warm_up
             )
-        except ValueError:
-            if all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
-                raise
-            raise FloatingPointError(_DIVERGED.format("a weight", "NaN", self.epoch + 1)) from None
         for name, value in watched.items():
             self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
         self.place += 1
         if self.place == self.updates:
             self.epoch, self.place = self.epoch + 1, 0
+
+    @contextmanager
+    def divergence(self) -> Iterator[None]:
+        """Says so where outputs have no sign any more, which `pack` refuses."""
+        try:
+            yield
+        except ValueError:
+            with torch.no_grad():
+                outputs = (
+                    self.model.image_encoder(self.images[:64]),
+                    self.model.text_encoder(self.texts[:64]),
+                )
+            values = (*self.model.parameters(), *outputs)
+            if all(bool(torch.isfinite(value).all()) for value in values):
+                raise
+            place = min(self.epoch + 1, self.model.config.epochs)
+            told = _DIVERGED.format("an output", "NaN", place)
+            raise FloatingPointError(told) from None
 
     def rate(self, update: int) -> float:
         """Learning rate as a share of the first."""
@@ -243,7 +259,8 @@ class _Run:
         if self.queries is None or self.database is None:
             return
         self.model.eval()
-        forward, backward = direction_maps(self.model, self.queries, self.database)
+        with self.divergence():
+            forward, backward = direction_maps(self.model, self.queries, self.database)
         self.model.train()
         score = (forward + backward) / 2
         self.history.records[-1] |= {
@@ -327,21 +344,21 @@ def _validation(
     model: UCCH, pairs: PairSet, validation: PairSet | float | str | None, seed: int
 ) -> tuple[PairSet, PairSet | None, PairSet | None]:
     """Pairs to train on, queries to validate with, and what they search."""
-    if validation is None or (validation == 0 and not isinstance(validation, PairSet)):
-        return pairs, None, None
-    if isinstance(validation, str):
-        if validation != "authors":
-            raise ValueError(
-                f'validation must be a share, a PairSet, "authors" or None, got {validation!r}'
-            )
+    if isinstance(validation, str) and validation == "authors":
         first = pairs.subset(slice(0, AUTHORS), "validation")
         return pairs, first, first
     if isinstance(validation, PairSet):
-        _check_pairs(model, validation, "validation")
+        check_pairs(validation, model.config.image_dim, model.config.text_dim, "validation", 1)
         held, trained = validation, pairs
+        _check_labels(held.labels, trained.labels)
     else:
-        if isinstance(validation, bool) or not 0 < validation < 1:
-            raise ValueError(f"validation must be a share from 0 to 1, got {validation!r}")
+        if validation is None or (isinstance(validation, (int, float)) and validation == 0):
+            return pairs, None, None
+        if not isinstance(validation, (float, np.floating)) or not 0 < validation < 1:
+            raise ValueError(
+                "validation must be a share from 0 to below 1, a PairSet, "
+                f'"authors" or None, got {validation!r}'
+            )
         count = max(1, round(validation * len(pairs)))
         order = np.random.default_rng([seed, 2**32]).permutation(len(pairs))
         held = pairs.subset(np.sort(order[:count]), "validation")
@@ -351,11 +368,12 @@ def _validation(
     return trained, held, trained
 
 
-def _check_pairs(model: UCCH, pairs: PairSet, name: str) -> None:
-    if len(pairs) < 2:
-        raise ValueError(f"{name} has {len(pairs)} pairs; training needs at least 2")
-    check_features(pairs.images[:1], model.config.image_dim, f"{name} images")
-    check_features(pairs.texts[:1], model.config.text_dim, f"{name} texts")
+def _check_labels(held: NDArray[Any] | None, trained: NDArray[Any] | None) -> None:
+    if held is not None and trained is not None and held.shape[1:] != trained.shape[1:]:
+        raise ValueError(
+            "labels of validation and of pairs must have one form, classes (N,) or zeros and ones "
+            f"(N, C) of the same C classes, got {held.shape} and {trained.shape}"
+        )
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:

@@ -63,6 +63,33 @@ def test_ids():
         cross_modal_index(np.zeros((2, 1), np.uint8), np.zeros((3, 1), np.uint8), 8)
 
 
+@pytest.mark.parametrize(
+    ("pairs", "error"), [(-1, ValueError), (True, TypeError), ([0.5, 1.0], TypeError),
+                         ([-1, 2], ValueError), ([2**62, 1], ValueError)],
+)  # fmt: skip
+def test_numbers_of_pairs_are_whole(pairs, error):
+    with pytest.raises(error, match="pairs must be"):
+        modality_ids(pairs, IMAGE)
+    with pytest.raises(TypeError, match="ids must be whole numbers"):
+        split_ids([0.5])
+    codes = np.zeros((2, 1), np.uint8)
+    if isinstance(pairs, list):
+        with pytest.raises(error, match="pairs must be"):
+            cross_modal_index(codes, codes, 8, pairs=pairs)
+    with pytest.raises(ValueError, match="pairs must be one number for each of 2, got 3"):
+        cross_modal_index(codes, codes, 8, pairs=[1, 2, 3])
+
+
+def test_codes_of_another_length_are_not_scored(codes):
+    images, texts, some_images, some_texts = codes
+    labels = np.arange(8) % 2, np.arange(30) % 2
+    for bits, message in ((24, r"must be uint8 \(N, 3\) for 24 bits"), (9, "in the 7 spare bits")):
+        with pytest.raises(ValueError, match=message):
+            evaluate_cross_modal(some_images, some_texts, images, texts, *labels, bits=bits)
+        with pytest.raises(ValueError, match=message):
+            cross_modal_index(images, texts, bits)
+
+
 @pytest.mark.parametrize("several", [False, True])
 def test_scores_of_both_directions(codes, several):
     images, texts, query_images, query_texts = codes
@@ -123,7 +150,9 @@ def test_instance_recall_of_images_with_several_texts():
         ({"query_instances": [0, 1, 9]}, "instance 9 of the queries is not in the database"),
         ({"query_instances": [0, 1]}, r"query_instances must be integers \(3,\)"),
         ({"database_instances": [0.5, 1, 2]}, r"database_instances must be integers"),
-        ({"ks": (0,)}, "ks must be whole numbers"),
+        ({"ks": (0,)}, "ks must be an integer >= 1"),
+        ({"ks": "15"}, "ks must be a list of whole numbers"),
+        ({"query_codes": np.zeros((3, 2), np.uint8)}, "must be codes of one length"),
         ({"query_codes": np.zeros((0, 1), np.uint8), "query_instances": np.zeros(0, int)},
          "at least one code"),
     ],
@@ -132,5 +161,5 @@ def test_bad_instances_are_named(change, message):
     codes = np.zeros((3, 1), np.uint8)
     given = {"query_codes": codes, "database_codes": codes, "query_instances": [0, 1, 2],
              "database_instances": [0, 1, 2], **change}  # fmt: skip
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         instance_recall(**given)

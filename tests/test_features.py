@@ -32,8 +32,11 @@ def test_pixels_are_scaled_to_one(files):
     assert Pixels(4, 1)(files).shape == (3, 16) and Pixels(4)([]).shape[0] == 0
     with pytest.raises(ValueError, match="cannot read"):
         Pixels()([__file__])
-    with pytest.raises(ValueError, match="size must be at least 1"):
-        Pixels(0)
+    for size, error in ((0, ValueError), (1.5, TypeError)):
+        with pytest.raises(error, match="size must be an integer >= 1"):
+            Pixels(size)
+    with pytest.raises(TypeError, match="files must be a list of image files, got one"):
+        Pixels(4)(str(files[0]))
 
 
 class Backbone(torch.nn.Module):

@@ -216,13 +216,19 @@ def test_noise_and_holes_are_in_training_alone_and_of_the_size_that_is_asked_for
     ("options", "error", "message"),
     [
         ({"preset": "flickr"}, ValueError, "preset must be one of paper, mirflickr"),
+        ({"preset": ["paper"]}, ValueError, "preset must be one of paper, mirflickr"),
+        ({"negatives": 2**31}, ValueError, "negatives must be from 1 to 2147483647"),
+        ({"seed": -1}, ValueError, r"seed must be from 0 to 2\*\*63 - 1, got -1"),
+        ({"seed": 1.5}, TypeError, "seed must be a whole number"),
+        ({"sources": [1]}, TypeError, "sources must be a dict with image and text"),
         ({"beta": 0.5}, TypeError, "unknown option 'beta'; UCCH has"),
         ({"contrast_weight": 1.5}, ValueError, "contrast_weight must be from 0 to 1, got 1.5"),
         ({"bank_momentum": 1.0}, ValueError, "bank_momentum must be from 0 to below 1"),
         ({"temperature": 0}, ValueError, "temperature must be above 0"),
         ({"negatives": 2.5}, TypeError, "negatives must be int, got 2.5"),
         ({"ranking": "hinge"}, ValueError, "ranking must be one of"),
-        ({"image_hidden": 512}, ValueError, "image_hidden must be whole numbers above 0"),
+        ({"image_hidden": 512}, ValueError, "image_hidden must be a list of whole numbers"),
+        ({"image_hidden": None}, ValueError, "image_hidden must be a list of whole numbers"),
         ({"gradient_clip": -1.0}, ValueError, "gradient_clip must be above 0"),
         ({"shift": math.nan}, ValueError, "shift must be finite"),
         ({"standardize": 1}, TypeError, "standardize must be bool"),
@@ -266,6 +272,34 @@ def test_codes_are_the_signs_of_the_outputs():
 def test_bad_features_are_named(images, error, message):
     with pytest.raises(error, match=message):
         ch.UCCH(BITS, 6, 5, **SMALL).encode_image(images)
+
+
+def test_raw_input_is_checked_as_well():
+    net = ch.UCCH(BITS, 6, 5, **SMALL)
+    with pytest.raises(ValueError, match=r"set model\.text_source to what makes them"):
+        net.encode_text(["a"])
+    # tensors that want gradients, as some sentence encoders return them
+    net.text_source = lambda texts: torch.ones(len(texts), 5, requires_grad=True)
+    assert (
+        net.encode_text(["a", "b"]).shape == (2, 2) == net.encode_text(np.array(["a", "b"])).shape
+    )
+    with pytest.raises(TypeError, match="texts must all be texts, got 3"):
+        net.encode_text(["a", 3])
+    with pytest.raises(TypeError, match=r"texts must be a list of them, got one: give \[text\]"):
+        net.encode_text("a")
+    net.text_source = lambda texts: np.zeros((len(texts) + 1, 5))
+    with pytest.raises(ValueError, match=r"a row for each of 2 texts, got \(3, 5\)"):
+        net.encode_text(["a", "b"])
+    for batch_size, error in ((0, ValueError), (1.5, TypeError)):
+        with pytest.raises(error, match="batch_size must be an integer >= 1"):
+            net.encode_image(np.zeros((2, 6)), batch_size)
+
+
+def test_numbers_of_numpy_are_settings_too(tmp_path):
+    options = {**SMALL, "image_hidden": (np.int64(3),), "shift": np.float32(0.5)}
+    net = ch.UCCH(np.int64(BITS), np.int32(6), 5, **options)
+    net.save(tmp_path)  # JSON
+    assert ch.load(tmp_path).config == net.config and type(net.config.bits) is int
 
 
 def test_standardisation_is_of_the_training_pairs_and_kept(tmp_path):

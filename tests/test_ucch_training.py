@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -176,9 +177,30 @@ def test_schedules():
     assert told == pytest.approx({0: 1, 29: 1, 30: 0.1, 59: 0.1, 60: 0.01, 120: 1e-4})
 
 
-def test_divergence_is_told():
-    with pytest.raises(FloatingPointError, match=r"training diverged: .* in epoch [12]\."):
-        ch.fit(model(learning_rate=1e30), pairs(64, 0), None, progress=False)
+@pytest.mark.parametrize(
+    ("options", "validation"),
+    [({}, None), ({}, 0.2), ({"epochs": 1, "image_hidden": (9, 9)}, 0.2)],
+)
+def test_divergence_is_told(options, validation):
+    with pytest.raises(FloatingPointError, match=r"training diverged: .* in epoch [123]\."):
+        ch.fit(model(learning_rate=1e30, **options), pairs(64, 0), validation, progress=False)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"negatives": 5000}, {"negatives": 5000, "exclude_positive": True}, {"warmup_epochs": 0},
+     {"batch_size": 2, "standardize": False}, {"image_hidden": (), "text_hidden": ()}],
+)  # fmt: skip
+@pytest.mark.parametrize("bits", [1, 13])
+def test_settings_at_their_limits(options, bits):
+    # more negatives than rows, a batch of one pair and one other, no hidden layer, texts all alike
+    few = pairs(33, 0)
+    few = PairSet(few.images, np.repeat(few.texts[:1], 33, axis=0), few.labels)
+    settings = {**OPTIONS, "epochs": 2, "batch_size": 16, **options}
+    net = ch.UCCH(bits, 10, 8, **settings)
+    history = ch.fit(net, few, 0.1, progress=False)
+    assert all(math.isfinite(value) for value in history.records[-1].values())
+    assert net.encode_text(few).shape == (33, -(-bits // 8))
 
 
 @pytest.mark.parametrize(
@@ -190,6 +212,22 @@ def test_divergence_is_told():
         (pairs(64, 0), {"epochs": 0}, ValueError, "epochs must be at least 1"),
         (pairs(64, 0), {"validate_every": 0}, ValueError, "validate_every must be an integer"),
         (pairs(64, 0), {"resume": True}, ValueError, "resume needs folder"),
+        (pairs(64, 0), {"validation": np.zeros(3)}, ValueError, "validation must be a share"),
+        (pairs(64, 0), {"validation": pairs(0, 0)}, ValueError, "validation has 0 pairs"),
+        (
+            pairs(64, 0),
+            {"validation": replace(pairs(9, 0), labels=np.eye(9))},
+            ValueError,
+            r"must have one form, .*, got \(9, 9\) and \(64,\)",
+        ),
+        (pairs(64, 0), {"seed": 2**63}, ValueError, "seed must be from 0 to"),
+        (pairs(64, 0), {"seed": None}, TypeError, "seed must be a whole number"),
+        (
+            PairSet(np.zeros((64, 1, 4, 4), np.uint8), np.zeros((64, 8))),
+            {},
+            TypeError,
+            "pairs has raw images, .*: make features of them first",
+        ),
         ((1, 2), {}, TypeError, "pairs must be a PairSet, got tuple"),
         (PairSet(np.zeros((64, 3)), np.zeros((64, 8))), {}, ValueError, r"features \(N, 10\)"),
         (pairs(1, 0), {}, ValueError, "training needs at least 2"),

@@ -34,11 +34,19 @@ class BagOfWords:
     """
 
     def __init__(self, vocabulary: Sequence[str], counts: bool = False) -> None:
+        if isinstance(vocabulary, str):
+            raise TypeError(f"vocabulary must be a list of words, got {vocabulary[:40]!r}")
         self.vocabulary = tuple(str(word) for word in vocabulary)
         self.counts = bool(counts)
         self._places = {word: place for place, word in enumerate(self.vocabulary)}
         if not self.vocabulary or len(self._places) < len(self.vocabulary):
             raise ValueError("vocabulary must be at least one word, each once")
+        for word in self.vocabulary:
+            if split_words(word) != [word]:
+                raise ValueError(
+                    f"vocabulary must be words in lower case, got {word!r}: no text has it, see "
+                    "split_words"
+                )
 
     def __len__(self) -> int:
         return len(self.vocabulary)
@@ -95,4 +103,8 @@ def split_words(text: str) -> list[str]:
 def _texts(texts: Iterable[str]) -> list[str]:
     if isinstance(texts, str):
         raise TypeError(f"texts must be a list of texts, got the text {texts[:40]!r}: give a list")
-    return list(texts)
+    listed = list(texts)
+    for text in listed:
+        if not isinstance(text, str):
+            raise TypeError(f"texts must be a list of texts, got {text!r} in it")
+    return listed

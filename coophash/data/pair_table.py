@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coophash.data.pairs import PairSet
+from coophash.data.pairs import PairSet, source_features
 
 TABLES = (".csv", ".tsv", ".jsonl")
 
@@ -82,8 +82,9 @@ class PairTable:
             TypeError, ValueError: what they return are no finite features, a row for each pair.
         """
         return PairSet(
-            np.asarray(image(self.files())), np.asarray(text(list(self.captions))), self.labels,
-            self.class_names, self.name, self.paths, self.captions, self.ids,
+            source_features(image, self.files(), "image"),
+            source_features(text, list(self.captions), "text"),
+            self.labels, self.class_names, self.name, self.paths, self.captions, self.ids,
         )  # fmt: skip
 
 
@@ -113,7 +114,10 @@ def read_pair_table(
                 raise ValueError(f"{path}, line {line}: {name} is empty or no text")
         paths.append(str(image).strip())
         captions.append(str(text))
-        labels.append((line, _names(row.get("label"))))
+        try:
+            labels.append((line, _names(row.get("label"))))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {line}: {error}") from None
     if not paths:
         raise ValueError(f"{path} has no rows")
     folder = path.parent if root is None else Path(root)
@@ -137,7 +141,8 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             if path.suffix.lower() == ".jsonl":
                 yield from _json_rows(path, file)
                 return
-            reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+            delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
             names = [str(name).strip().lower() for name in reader.fieldnames or ()]
             for name in ("image", "text"):
                 if name not in names:
@@ -145,8 +150,15 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
                         f"{path} has no column {name!r}, only {', '.join(names) or 'nothing'}: the "
                         "first line must name the columns image, text and, if there is one, label"
                     )
+                if names.count(name) > 1:
+                    raise ValueError(f"{path} has {names.count(name)} columns {name!r}: keep one")
             reader.fieldnames = names
             for row in reader:
+                if None in row:  # a text cut at its first comma would go unseen
+                    raise ValueError(
+                        f"{path}, line {reader.line_num}: more fields than the {len(names)} "
+                        "columns: put the text in double quotes"
+                    )
                 yield reader.line_num, row
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 ({error})") from None
@@ -170,6 +182,8 @@ def _json_rows(path: Path, file: Any) -> Iterator[tuple[int, Mapping[str, Any]]]
 def _names(label: Any) -> tuple[str, ...]:
     if label is None:
         return ()
+    if isinstance(label, dict):
+        raise ValueError(f"label must be a name or a list of names, got {label!r}")
     given = label if isinstance(label, list) else str(label).split("|")
     return tuple(name for name in (str(part).strip() for part in given) if name)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+_LARGEST = 1 << 53  # up to which float64 has every whole number
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -164,11 +167,31 @@ def feature_matrix(values: Any, name: str) -> NDArray[np.float32]:
     return features
 
 
+def source_features(source: Callable[[Any], Any], items: Any, kind: str) -> NDArray[np.float32]:
+    """What a callable makes of files or texts: float32 (N, D), a row for each.
+
+    Tensors may be on any device and may want gradients.
+
+    Raises:
+        TypeError, ValueError: they are no finite features, or not a row for each.
+    """
+    found = source(items)
+    if hasattr(found, "detach"):
+        found = found.detach().cpu().numpy()
+    features = feature_matrix(found, f"the features of {kind}s")
+    if len(features) != len(items):
+        raise ValueError(
+            f"the {kind} source must return a row for each of {len(items):,} {kind}s, got "
+            f"{features.shape}"
+        )
+    return features
+
+
 def label_array(values: Any, count: int, name: str) -> NDArray[Any]:
     """Labels as int64 classes (N,), or bool (N, C) where an item may have several.
 
-    A column (N, 1) of classes is taken as (N,); zeros and ones (N, C) with exactly one 1 in every
-    row stay (N, C).
+    A column (N, 1) or a row (1, N) of classes, as MATLAB keeps a list, is taken as (N,); zeros and
+    ones (N, C) with exactly one 1 in every row stay (N, C).
 
     Raises:
         TypeError: they are not whole numbers.
@@ -177,8 +200,8 @@ def label_array(values: Any, count: int, name: str) -> NDArray[Any]:
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} must be whole numbers, got {array.dtype} {array.shape}")
-    if array.ndim == 2 and array.shape[1] == 1 and array.shape[0] == count:
-        array = array[:, 0]
+    if array.ndim == 2 and array.size == count and array.shape in ((count, 1), (1, count)):
+        array = array.reshape(count)
     if array.ndim not in (1, 2) or len(array) != count:
         hint = ""
         if array.ndim == 2 and array.shape[1] == count:
@@ -187,15 +210,19 @@ def label_array(values: Any, count: int, name: str) -> NDArray[Any]:
             f"{name} must be classes ({count},) or zeros and ones ({count}, C), got {array.shape}"
             + hint
         )
-    if array.dtype.kind == "f":
-        if not np.array_equal(array, np.rint(array)):
-            raise ValueError(f"{name} must be whole numbers, got fractions or NaN")
-        array = array.astype(np.int64)
+    if array.dtype.kind == "f" and not np.array_equal(array, np.rint(array)):
+        raise ValueError(f"{name} must be whole numbers, got fractions or NaN")
+    for extreme in (array.max(), array.min()) if array.size else ():
+        if not -_LARGEST < extreme < _LARGEST:
+            raise ValueError(f"{name} must be whole numbers below 2**53, got {extreme}")
     if array.ndim == 2:
+        if not array.shape[1]:
+            raise ValueError(f"{name} {array.shape} must have a column for each class, got none")
         if not np.isin(array, (0, 1)).all():
             raise ValueError(
                 f"{name} ({array.shape[0]}, {array.shape[1]}) must be zeros and ones, one column a "
-                f"class, got values up to {array.max()}: give class numbers as ({count},)"
+                f"class, got values from {array.min():g} to {array.max():g}: write 0 for a class "
+                f"that a pair has not, or give class numbers as ({count},)"
             )
         return np.ascontiguousarray(array, dtype=np.bool_)
     if count and int(array.min()) < 0:

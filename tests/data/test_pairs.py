@@ -46,11 +46,21 @@ def test_a_subset_keeps_what_belongs_together():
         ({"paths": ("a",)}, ValueError, "paths must be one per pair: 4, got 1"),
         ({"ids": np.zeros(3, int)}, ValueError, r"ids must be integers \(4,\)"),
         ({"labels": np.array(["a", "b", "c", "d"])}, TypeError, "labels must be whole numbers"),
+        ({"labels": [0, 1, np.inf, 1]}, ValueError, r"below 2\*\*53, got inf"),
+        ({"labels": [0, 1, np.nan, 1]}, ValueError, "got fractions or NaN"),
+        ({"labels": np.full(4, 2**63, np.uint64)}, ValueError, r"below 2\*\*53, got 92233"),
+        ({"labels": np.zeros((4, 0))}, ValueError, "a column for each class, got none"),
+        ({"labels": 2 * np.eye(4) - 1}, ValueError, "got values from -1 to 1: write 0 for"),
     ],
 )
 def test_bad_pairs_are_named(fields, error, message):
     with pytest.raises(error, match=message):
         PairSet(**{"images": IMAGES, "texts": TEXTS, **fields})
+
+
+def test_labels_as_a_row_or_a_column():
+    for labels in ([[0, 1, 2, 1]], [[0], [1], [2], [1]], [0.0, 1.0, 2.0, 1.0]):
+        assert PairSet(IMAGES, TEXTS, np.array(labels)).labels.tolist() == [0, 1, 2, 1]
 
 
 def test_raw_images_have_no_width():
@@ -87,8 +97,6 @@ def test_tables(photos):
     )
     assert pairs.texts.tolist() == [[0, 1]] and pairs.ids.tolist() == [1]
     assert pairs.captions == ("cat",) and pairs.paths == ("b.jpg",)
-    with pytest.raises(ValueError, match="got 1 and 2 rows"):
-        table.features(lambda files: np.ones((1, 5)), BagOfWords(["bus"]))
 
 
 @pytest.mark.parametrize(
@@ -104,6 +112,15 @@ def test_tables(photos):
         ("t.jsonl", '{"image": 3, "text": "x"}\n', ValueError, "line 1: image is empty"),
         ("t.csv", b"image,text\na.jpg,\xff\n", ValueError, "is not UTF-8"),
         ("t.txt", "", ValueError, r"must end in \.csv"),
+        ("t.csv", "image,text\na.jpg,red, bus\n", ValueError, "line 2: more fields than the 2"),
+        ("t.csv", 'image,text\na.jpg,"x\nb.jpg,y\n', ValueError, "unexpected end of data"),
+        ("t.csv", "image,text,text\na.jpg,x,y\n", ValueError, "has 2 columns 'text': keep one"),
+        (
+            "t.jsonl",
+            '{"image": "a.jpg", "text": "x", "label": {"a": 1}}',
+            ValueError,
+            "line 1: label must be a name or a list",
+        ),
     ],
 )
 def test_bad_tables_are_named(photos, name, content, error, message):
@@ -111,6 +128,19 @@ def test_bad_tables_are_named(photos, name, content, error, message):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(error, match=message):
         read_pair_table(path)
+
+
+def test_features_of_a_table_are_checked(photos):
+    (photos / "t.csv").write_text("image,text\na.jpg,x y\nb.jpg,z\n")
+    table = read_pair_table(photos / "t.csv")
+    words = BagOfWords.fit(table.captions)
+    for found, message in (
+        (np.zeros((3, 2)), r"image source must return a row for each of 2 images, got \(3, 2\)"),
+        (np.full((2, 2), np.nan), "the features of images must be finite"),
+        (np.zeros(2), "the features of images must be features"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            table.features(lambda files, found=found: found, words)
 
 
 def test_words():
@@ -128,6 +158,11 @@ def test_words():
         BagOfWords.fit(texts, least=5)
     with pytest.raises(ValueError, match="each once"):
         BagOfWords(["a", "a"])
+    for vocabulary, error in (("red", TypeError), (["Red"], ValueError), (["a b"], ValueError)):
+        with pytest.raises(error, match="vocabulary must be"):
+            BagOfWords(vocabulary)
+    with pytest.raises(TypeError, match="must be a list of texts, got 3 in it"):
+        bag(["a", 3])
 
 
 def test_halves_are_the_two_sides_of_an_image():

@@ -1,0 +1,87 @@
+"""What `UCCH` and its training check of what they are given."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coophash.data.pairs import PairSet, feature_matrix, source_features
+from coophash.features import Source
+
+
+def check_features(values: Any, width: int, name: str) -> Any:
+    """Features as float32 (N, width): an array for an array, a tensor for a tensor.
+
+    Raises:
+        TypeError, ValueError: another dtype or width, or NaN or infinity.
+    """
+    if isinstance(values, Tensor):
+        if not values.is_floating_point():
+            raise TypeError(f"{name} must be floating (N, {width}), got {values.dtype}")
+        values = values.float()
+        if values.ndim == 2 and not torch.isfinite(values).all():
+            raise ValueError(f"{name} must be finite, got NaN or infinity: repair them first")
+    else:
+        values = feature_matrix(values, name)
+    if values.ndim != 2 or values.shape[1] != width:
+        raise ValueError(
+            f"{name} must be features (N, {width}) as in training, got {tuple(values.shape)}"
+        )
+    return values
+
+
+def features_of(values: Any, source: Source | None, kind: str) -> Any:
+    """Features of a `PairSet`, or of a list of files or texts; anything else as it is."""
+    if isinstance(values, PairSet):
+        return values.images if kind == "image" else values.texts
+    if isinstance(values, (str, bytes, os.PathLike)):
+        raise TypeError(f"{kind}s must be a list of them, got one: give [{kind}]")
+    if isinstance(values, np.ndarray) and values.dtype.kind == "U" and values.ndim == 1:
+        values = values.tolist()
+    if not isinstance(values, (list, tuple)):
+        return values
+    named = [isinstance(value, (str, os.PathLike)) for value in values]
+    if any(named) and not all(named):
+        odd = values[named.index(False)]
+        raise TypeError(f"{kind}s must all be {'files' if kind == 'image' else 'texts'}, got {odd}")
+    if not all(named):  # rows of numbers
+        return values
+    if source is None:
+        raise ValueError(
+            f"the model takes features of {kind}s: set model.{kind}_source to what makes them, or "
+            "give the features"
+        )
+    return source_features(source, values, kind)
+
+
+def check_pairs(pairs: PairSet, image_dim: int, text_dim: int, name: str, least: int = 2) -> None:
+    """Raise unless pairs are features of these widths, and enough of them.
+
+    Raises:
+        TypeError, ValueError: they are not.
+    """
+    if len(pairs) < least:
+        raise ValueError(f"{name} has {len(pairs)} pairs; training needs at least {least}")
+    if pairs.raw:
+        raise TypeError(
+            f"{name} has raw images, {pairs!r}: make features of them first, with coophash.features"
+        )
+    check_features(pairs.images[:1], image_dim, f"{name} images")
+    check_features(pairs.texts[:1], text_dim, f"{name} texts")
+
+
+def check_seed(seed: object, name: str = "seed") -> int:
+    """A seed as NumPy, torch and the kernels all take it.
+
+    Raises:
+        TypeError, ValueError: it is no whole number from 0 to 2**63 - 1.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise TypeError(f"{name} must be a whole number from 0 to 2**63 - 1, got {seed!r}")
+    if not 0 <= seed < 1 << 63:
+        raise ValueError(f"{name} must be from 0 to 2**63 - 1, got {seed}")
+    return int(seed)
