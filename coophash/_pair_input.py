@@ -35,16 +35,17 @@ def check_features(values: Any, width: int, name: str) -> Any:
 
 
 def features_of(values: Any, source: Source | None, kind: str) -> Any:
-    """Features of a `PairSet`, or of a list of files or texts; anything else as it is."""
+    """Features of a `PairSet`, of pixels, or of a list of files or texts; else as it is."""
     if isinstance(values, PairSet):
-        return values.images if kind == "image" else values.texts
+        values = values.images if kind == "image" else values.texts
     if isinstance(values, (str, bytes, os.PathLike)):
         raise TypeError(f"{kind}s must be a list of them, got one: give [{kind}]")
     if isinstance(values, np.ndarray) and values.dtype.kind == "U" and values.ndim == 1:
         values = values.tolist()
-    if not isinstance(values, (list, tuple)):
+    raw = isinstance(values, np.ndarray) and values.ndim == 4 and kind == "image"
+    if not raw and not isinstance(values, (list, tuple)):
         return values
-    named = [isinstance(value, (str, os.PathLike)) for value in values]
+    named = [] if raw else [isinstance(value, (str, os.PathLike)) for value in values]
     if any(named) and not all(named):
         odd = values[named.index(False)]
         raise TypeError(f"{kind}s must all be {'files' if kind == 'image' else 'texts'}, got {odd}")
@@ -68,7 +69,8 @@ def check_pairs(pairs: PairSet, image_dim: int, text_dim: int, name: str, least:
         raise ValueError(f"{name} has {len(pairs)} pairs; training needs at least {least}")
     if pairs.raw:
         raise TypeError(
-            f"{name} has raw images, {pairs!r}: make features of them first, with coophash.features"
+            f"{name} has raw images, {pairs!r}: make features of them first, "
+            "pairs.with_features(source) with a source of coophash.features"
         )
     check_features(pairs.images[:1], image_dim, f"{name} images")
     check_features(pairs.texts[:1], text_dim, f"{name} texts")

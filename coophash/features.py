@@ -1,7 +1,8 @@
 """Features of raw images and texts: what stands between a photo or a sentence and `UCCH`.
 
 A source is any callable from a list of image files, or of texts, to (N, D) numbers: a sentence
-encoder fits as it is. Those that can be described in JSON are saved with the model:
+encoder fits as it is. Those here take pixels, uint8 (N, C, H, W), for files too. Those that can be
+described in JSON are saved with the model:
 
     Pixels          small pictures, with nothing but Pillow
     TimmFeatures    any backbone of timm, frozen, as the paper's VGG-19 is
@@ -44,7 +45,7 @@ class Pixels:
     def __call__(self, files: Sequence[File]) -> NDArray[np.float32]:
         shape = (self.size, self.size)
         _check_listed(files)
-        pixels = [read_pixels(Path(file), shape, self.channels) for file in files]
+        pixels = [read_pixels(file, shape, self.channels) for file in files]
         width = self.channels * self.size * self.size
         stacked = np.array(pixels, np.float32).reshape(len(pixels), width)
         return np.asarray(stacked / np.float32(127.5) - 1, np.float32)
@@ -113,7 +114,7 @@ class TimmFeatures:
         _check_listed(files)
         for start in range(0, len(files), self.batch_size):
             pixels = [
-                read_pixels(Path(file), shape, self.channels)
+                read_pixels(file, shape, self.channels)
                 for file in files[start : start + self.batch_size]
             ]
             batch = (np.array(pixels, np.float32) / 255 - self._mean) / self._deviation
@@ -162,13 +163,23 @@ def _check_listed(files: object) -> None:
         raise TypeError(f"files must be a list of image files, got one: give [{files!r}]")
 
 
-def read_pixels(path: Path, size: tuple[int, int], channels: int) -> NDArray[np.uint8]:
-    """One image file as (channels, H, W) uint8.
+def read_pixels(
+    file: File | NDArray[np.uint8], size: tuple[int, int], channels: int
+) -> NDArray[np.uint8]:
+    """One image, a file or pixels (C, H, W), as (channels, *size) uint8.
 
     Raises:
-        ValueError: it cannot be read as an image.
+        TypeError, ValueError: it cannot be read as an image.
     """
     pillow = require("PIL.Image", "train", "reading images")
+    if isinstance(file, np.ndarray):
+        if file.dtype != np.uint8 or file.ndim != 3 or file.shape[0] not in (1, 3):
+            raise TypeError(
+                f"pixels must be uint8 (C, H, W) of 1 or 3 channels, got {file.dtype} {file.shape}"
+            )
+        shown = file[0] if len(file) == 1 else file.transpose(1, 2, 0)
+        return to_array(pillow.fromarray(np.ascontiguousarray(shown)), size, channels)
+    path = Path(file)
     try:
         with pillow.open(path) as image:
             return to_array(image, size, channels)

@@ -162,7 +162,7 @@ class UCCH(nn.Module):
 
         Args:
             images: a `PairSet`; features (N, image_dim), NumPy or torch; or, with an
-                `image_source`, a list of image files.
+                `image_source`, a list of image files or pixels, uint8 (N, C, H, W).
             batch_size: rows at a time.
 
         Returns:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import coophash as ch
-from coophash.data import BagOfWords
+from coophash.data import BagOfWords, PairSet
 from coophash.features import Pixels, TimmFeatures, describe_source, make_source
 
 SMALL = {"image_hidden": (6,), "text_hidden": (6,)}
@@ -111,6 +111,24 @@ def test_any_callable_is_a_source_but_is_not_kept(tmp_path):
     assert model.sources == {"image": None, "text": None}
     model.save(tmp_path / "model")
     assert ch.load(tmp_path / "model").text_source is None
+
+
+def test_pixels_in_memory_are_images_too(files, timm, tmp_path):
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(b"")
+    pillow = pytest.importorskip("PIL.Image")
+    pixels = np.stack([np.asarray(pillow.open(file)).transpose(2, 0, 1) for file in files])
+    for source in (Pixels(4), TimmFeatures("vgg19", weights=weights)):
+        np.testing.assert_array_equal(source(pixels), source(files))
+    model = ch.UCCH(9, 48, 2, **SMALL)
+    raw = PairSet(pixels, np.ones((3, 2)))
+    with pytest.raises(ValueError, match=r"set model\.image_source"):
+        model.encode_image(raw)
+    model.image_source = Pixels(4)
+    for images in (raw, pixels):
+        assert np.array_equal(model.encode_image(images), model.encode_image(files))
+    with pytest.raises(TypeError, match=r"pixels must be uint8 \(C, H, W\)"):
+        model.encode_image(pixels.astype(np.float32))
 
 
 def test_a_source_of_another_kind():

@@ -23,6 +23,12 @@ def encode(
     out: Annotated[Path, typer.Option(metavar="CODES.npz", help="Where to write the codes.")],
     split: SplitOption = "all",
     fit: FitOption = False,
+    queries: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Pairs without a split: so many rows are the queries (--split test)."
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     skip_damaged: SkipOption = False,
 ) -> None:
@@ -36,8 +42,10 @@ def encode(
     if is_pair_model(model):
         if fit or skip_damaged:
             raise ValueError("--fit and --skip-damaged are for images, not for pairs")
-        encode_pairs(model, data, out, split, device)
+        encode_pairs(model, data, out, split, device, queries)
         return
+    if queries is not None:
+        raise ValueError("--queries is for image-text pairs, not for images")
     hasher = place(load(model), device)
     images = model_data(hasher, data, split, fit, skip_damaged)
     codes = encode_images(hasher, images)

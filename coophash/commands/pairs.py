@@ -72,27 +72,39 @@ def _training_pairs(data: Path, given: dict[str, Any]) -> tuple[PairSet, dict[st
     """Training pairs, and what made their features."""
     from coophash.data import BagOfWords, read_pair_table, read_pairs
     from coophash.data.pair_table import TABLES
-    from coophash.features import Pixels, TimmFeatures, describe_source
+    from coophash.features import describe_source
 
     if data.suffix.lower() not in TABLES:
+        if "words" in given:
+            raise ValueError("option 'words' is for tables of images and texts alone")
+        pairs = read_pairs(data, "train", given.get("queries"))
+        if pairs.raw:
+            image = _image_source(given)
+            return pairs.with_features(image), {"image": describe_source(image)}
         unused = [name for name in given if name != "queries"]
         if unused:
-            raise ValueError(f"option {unused[0]!r} is for tables of images and texts alone")
-        return read_pairs(data, "train", given.get("queries")), {}
+            raise ValueError(f"option {unused[0]!r} is for raw images, and {data} has features")
+        return pairs, {}
     if "queries" in given:
         raise ValueError("option 'queries' is for pooled feature files, not tables")
     table = read_pair_table(data)
-    image: Any
-    if "backbone" in given:
-        weights = given.get("weights")
-        image = TimmFeatures(
-            str(given["backbone"]), weights, pretrained=weights is None, size=given.get("size")
-        )
-    else:
-        image = Pixels(given.get("size", 16))
+    image = _image_source(given)
     text = BagOfWords.fit(table.captions, words=given.get("words", 1000))
     sources = {"image": describe_source(image), "text": describe_source(text)}
     return table.features(image, text), sources
+
+
+def _image_source(given: dict[str, Any]) -> Any:
+    from coophash.features import Pixels, TimmFeatures
+
+    if "backbone" not in given:
+        if "weights" in given:
+            raise ValueError("option 'weights' is of a backbone: give backbone too")
+        return Pixels(given.get("size", 16))
+    weights = given.get("weights")
+    return TimmFeatures(
+        str(given["backbone"]), weights, pretrained=weights is None, size=given.get("size")
+    )
 
 
 def read_for(hasher: UCCH, data: Path, split: Split, queries: int | None = None) -> PairSet:
@@ -110,10 +122,12 @@ def read_for(hasher: UCCH, data: Path, split: Split, queries: int | None = None)
     return read_pairs(data, split, queries)
 
 
-def encode_pairs(model: Path, data: Path, out: Path, split: Split, device: Device) -> None:
+def encode_pairs(
+    model: Path, data: Path, out: Path, split: Split, device: Device, queries: int | None = None
+) -> None:
     """Codes of both modalities in one file."""
     hasher = load_ucch(model, device)
-    written = encoded_pairs(hasher, read_for(hasher, data, split)).save(out)
+    written = encoded_pairs(hasher, read_for(hasher, data, split, queries)).save(out)
     from coophash.encoded import EncodedSet
 
     count = len(EncodedSet.load(written))

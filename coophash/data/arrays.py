@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 def load_arrays(
-    path: str | os.PathLike[str], names: Iterable[str] | None = None
+    path: str | os.PathLike[str], names: Iterable[str] | None = None, contiguous: bool = True
 ) -> dict[str, NDArray[Any]]:
     """Read arrays by their names.
 
@@ -29,10 +30,11 @@ def load_arrays(
         path: the file.
         names: the variables wanted, in HDF5 `group/name` too; None for all that are arrays of
             numbers.
+        contiguous: False leaves turned arrays as views, which saves a copy of large ones.
 
     Returns:
-        The arrays by name, in the order asked for; numbers and booleans, C-contiguous, in the
-        machine's byte order.
+        The arrays by name, in the order asked for; numbers and booleans, in the machine's byte
+        order, C-contiguous if asked for.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -66,13 +68,18 @@ def load_arrays(
         raise
     except Exception as error:  # readers of damaged files raise anything
         raise _unreadable(path, error) from None
-    return {name: _tidy(array) for name, array in found.items()}
+    order: Literal["C", "K"] = "C" if contiguous else "K"
+    return {name: _tidy(array, order) for name, array in found.items()}
 
 
-def list_arrays(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Names of the arrays of numbers in a file, each with its shape and type as text.
+def list_arrays(path: str | os.PathLike[str], numbers: bool = True) -> dict[str, str]:
+    """Names of the arrays in a file, each with its shape and type as text; none is read.
 
-    Arguments and errors as for `load_arrays`. Files of MATLAB and HDF5 are not read for it.
+    Errors as for `load_arrays`.
+
+    Args:
+        path: the file.
+        numbers: list arrays of numbers alone, not texts, cells and objects.
     """
     path = Path(path)
     if not path.is_file():
@@ -81,25 +88,43 @@ def list_arrays(path: str | os.PathLike[str]) -> dict[str, str]:
         start = file.read(520)
     try:
         if start[:8] == _HDF5 or start[512:520] == _HDF5:
-            return _list_hdf5(path, start[:10] == b"MATLAB 7.3")
+            return _list_hdf5(path, start[:10] == b"MATLAB 7.3", numbers)
         if start[:2] == b"PK":
-            return {name: f"{a.shape} {a.dtype}" for name, a in _read_npz(path, None).items()}
+            return _list_npz(path, numbers)
         io = require("scipy.io", "data", "reading .mat files")
         listed = {name: f"{shape} {kind}" for name, shape, kind in io.whosmat(path)}
-        return {name: text for name, text in listed.items() if not _unsuitable_class(text)}
+        return {
+            name: text for name, text in listed.items()
+            if not (numbers and _unsuitable_class(text))
+        }  # fmt: skip
     except (ImportError, MemoryError):
         raise
     except Exception as error:  # readers of damaged files raise anything
         raise _unreadable(path, error) from None
 
 
-def _list_hdf5(path: Path, matlab: bool) -> dict[str, str]:
+def _list_npz(path: Path, numbers: bool) -> dict[str, str]:
+    there = {}
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.namelist():
+            with archive.open(entry) as file:
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0
+                if version >= (2, 0):
+                    read = np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(file)
+            if not numbers or dtype.kind in "biuf":
+                there[entry.removesuffix(".npy")] = f"{shape} {dtype}"
+    return there
+
+
+def _list_hdf5(path: Path, matlab: bool, numbers: bool) -> dict[str, str]:
     h5py = require("h5py", "data", "reading HDF5 and MATLAB 7.3 files")
     there: dict[str, str] = {}
 
     def note(name: str, item: Any) -> None:
         is_array = isinstance(item, h5py.Dataset) and not name.startswith("#")
-        if is_array and item.dtype.kind in "biuf":
+        if is_array and (not numbers or item.dtype.kind in "biuf"):
             there[name] = f"{item.shape[::-1] if matlab else item.shape} {item.dtype}"
 
     with h5py.File(path, "r") as file:
@@ -187,5 +212,5 @@ def _numbers(name: str, value: Any) -> NDArray[Any]:
     return array
 
 
-def _tidy(array: NDArray[Any]) -> NDArray[Any]:
-    return np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
+def _tidy(array: NDArray[Any], order: Literal["C", "K"]) -> NDArray[Any]:
+    return np.asarray(array, dtype=array.dtype.newbyteorder("="), order=order)

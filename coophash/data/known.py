@@ -161,6 +161,7 @@ KNOWN = {
         ),
         _pairs("wiki", "Wikipedia image-text (Rasiwasia 2010)", "I_tr, T_tr, L_tr, I_te, ..."),
         _pairs("mirflickr25k_fea", "MIRFlickr-25K features", "XAll, YAll, LAll", True),
+        _pairs("mirflickr25k_dcmh", "MIRFlickr-25K of DCMH", "images or IAll, YAll, LAll", True),
         _pairs("iapr_fea", "IAPR TC-12 features", "VDatabase, YDatabase, databaseL, VTest, ..."),
         _pairs("nus_wide_tc10_fea", "NUS-WIDE TC-10 features", "XAll, YAll, LAll", True),
         _pairs("mscoco_fea", "MS-COCO features", "XAll, YAll, LAll", True),

@@ -1,14 +1,19 @@
 """Image-text features in the files that this literature shares: `.mat`, `.h5`, `.npz`.
 
-Three layouts, told by the names of the variables:
+Layouts, told by the names of the variables:
 
     parts     I_tr, T_tr, L_tr, I_te, T_te, L_te (and I_db, T_db, L_db), in one file, as wiki.mat
     pooled    XAll, YAll, LAll, in one file (MS-COCO) or in several of one folder (MIRFlickr-25K,
               NUS-WIDE); the queries are the last rows
     database  VDatabase, YDatabase, databaseL, VTest, YTest, testL, in one file (IAPR TC-12)
+    dcmh      images, YAll, LAll, in one file: FLICKR-25K.mat of DCMH, with pixels, and its
+              descendants, with features; the queries are the first rows
+    iall      IAll, YAll, LAll, in several files of one folder: the pixels of DCMH's sets apart, as
+              DJSRH reads them; the queries are the first rows (DJSRH draws its own at random)
+    dadh      image, text, label, in one file: features of NUS-WIDE; the queries are the first rows
 
-Rows are pairs. Labels are class numbers, from 0 or from 1, or zeros and ones with a column a class;
-they may be missing.
+Rows are pairs; pixels may also lie as MATLAB shows them, (H, W, C, N). Labels are class numbers,
+from 0 or from 1, or zeros and ones with a column a class; they may be missing.
 """
 
 from __future__ import annotations
@@ -23,22 +28,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coophash.data.arrays import list_arrays, load_arrays
+from coophash.data.pair_pixels import rows_first
 from coophash.data.pairs import PairSet, label_array
 
 Part = Literal["train", "test", "database", "all"]
 SUFFIXES = (".mat", ".h5", ".hdf5", ".h5py", ".npz")
 
-# Rows of the published sets -> queries at the end (the authors' loaders of UCCH).
-QUERIES = {20_015: 2_000, 20_000: 2_000, 186_557: 2_100, 186_577: 2_100, 122_218: 5_000}
+# Rows of the published sets -> queries (the authors' loaders of UCCH; Sec. 5.1 of DCMH).
+QUERIES = {
+    20_015: 2_000, 20_000: 2_000, 186_557: 2_100, 186_577: 2_100, 195_834: 2_100, 122_218: 5_000,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Names of the variables of each part: images, texts, labels."""
+    """Names of the variables of each part: images, texts, labels.
+
+    A layout of one part, "all", has its queries at the end, or with `queries_first` at the start.
+    """
 
     name: str
     parts: Mapping[str, tuple[str, str, str]]
     optional: tuple[str, ...] = ()
+    queries_first: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether queries and database are rows of the same arrays."""
+        return "all" in self.parts
 
 
 LAYOUTS = (
@@ -59,6 +76,9 @@ LAYOUTS = (
         },
     ),
     Layout("pooled", {"all": ("XAll", "YAll", "LAll")}),
+    Layout("dcmh", {"all": ("images", "YAll", "LAll")}, queries_first=True),
+    Layout("iall", {"all": ("IAll", "YAll", "LAll")}, queries_first=True),
+    Layout("dadh", {"all": ("image", "text", "label")}, queries_first=True),
 )
 
 
@@ -102,7 +122,7 @@ def find_pairs(path: str | os.PathLike[str]) -> PairFiles:
     shapes: dict[str, str] = {}
     twice: dict[str, Path] = {}
     for file in files:
-        for name, shape in list_arrays(file).items():
+        for name, shape in list_arrays(file, numbers=False).items():
             if name in where:
                 twice.setdefault(name, file)
             else:
@@ -136,11 +156,13 @@ def read_pairs(
         split: "train": the training pairs, which for these sets are also what is searched;
             "test": the queries; "database": the pairs to search, where a set has them apart, else
             the training pairs; "all": training and test pairs, in this order.
-        queries: for the pooled layout, how many rows at the end are queries; by default known for
-            MIRFlickr-25K, NUS-WIDE, IAPR TC-12 and MS-COCO by the number of rows.
+        queries: for the layouts with all pairs in the same arrays, how many rows at the end (or
+            the start, see above) are queries; by default known for MIRFlickr-25K, NUS-WIDE, IAPR
+            TC-12 and MS-COCO by the number of rows.
 
     Returns:
-        A `PairSet`; `ids` number the pairs of the whole file from 0, training pairs first.
+        A `PairSet`, raw where the file has pixels; `ids` number the pairs of the whole file from 0,
+        in its order, with parts apart training pairs first.
 
     Raises:
         FileNotFoundError: no such file.
@@ -151,17 +173,20 @@ def read_pairs(
         raise ValueError(f"split must be train, test, database or all, got {split!r}")
     found = find_pairs(path)
     name = found.root.stem if found.root.is_file() else found.root.name
-    if found.layout.name == "pooled":
+    if found.layout.whole:
         whole = _read_parts(found, ["all"], name)["all"]
+        if split == "all":
+            return whole
         count = _queries(found, len(whole), queries)
-        rows = np.arange(len(whole))
-        chosen = {
-            "train": rows[: len(rows) - count], "database": rows[: len(rows) - count],
-            "test": rows[len(rows) - count :], "all": rows,
-        }[split]  # fmt: skip
-        return whole if split == "all" else whole.subset(chosen, f"{name} {split}")
+        first = count if found.layout.queries_first else len(whole) - count
+        before, after = slice(0, first), slice(first, None)
+        asked, others = (before, after) if found.layout.queries_first else (after, before)
+        return whole.subset(asked if split == "test" else others, f"{name} {split}")
     if queries is not None:
-        raise ValueError(f"queries is for pooled files; {found.root} has its parts apart already")
+        raise ValueError(
+            f"queries is for files with all pairs in the same arrays; {found.root} has its parts "
+            "apart already"
+        )
     parts = _read_parts(found, [p for p in found.layout.parts if _has(found, p)], name)
     if split == "all":
         return _together(parts["train"], parts["test"], name)
@@ -169,7 +194,12 @@ def read_pairs(
 
 
 def _has(found: PairFiles, part: str) -> bool:
-    return all(name in found.where for name in found.layout.parts[part][:2])
+    """Whether a part is there; a piece of an optional one alone is an error."""
+    there = [name for name in found.layout.parts[part][:2] if name in found.where]
+    if len(there) == 1:
+        lacking = next(name for name in found.layout.parts[part][:2] if name not in there)
+        raise ValueError(f"{found.root} has {there[0]!r} but no {lacking!r}")
+    return bool(there)
 
 
 def _read_parts(found: PairFiles, parts: list[str], name: str) -> dict[str, PairSet]:
@@ -179,7 +209,7 @@ def _read_parts(found: PairFiles, parts: list[str], name: str) -> dict[str, Pair
         for variable in found.layout.parts[part]:
             if variable in found.where:
                 file = found.where[variable]
-                arrays[variable] = load_arrays(file, [variable])[variable]
+                arrays[variable] = load_arrays(file, [variable], contiguous=False)[variable]
     labels = {
         part: arrays[found.layout.parts[part][2]]
         for part in parts
@@ -193,7 +223,13 @@ def _read_parts(found: PairFiles, parts: list[str], name: str) -> dict[str, Pair
         )
     sets, first = {}, 0
     for part in parts:
-        _check_rows(found, *found.layout.parts[part][:2], arrays)
+        image, text, _ = found.layout.parts[part]
+        if arrays[image].ndim == 4:
+            try:
+                arrays[image] = rows_first(arrays[image], len(arrays[text]), image)
+            except ValueError as error:
+                raise ValueError(f"{found.root}: {error}") from None
+        _check_rows(found, image, text, arrays)
     tidy = _tidy_labels(found, labels, arrays)
     for part in parts:
         image, text, _ = found.layout.parts[part]
@@ -212,13 +248,15 @@ def _read_parts(found: PairFiles, parts: list[str], name: str) -> dict[str, Pair
 def _check_rows(found: PairFiles, image: str, text: str, arrays: Mapping[str, Any]) -> None:
     a, b = arrays[image], arrays[text]
     for name, array in ((image, a), (text, b)):
-        if array.ndim != 2:
+        if array.ndim != 2 and not (name == image and array.ndim == 4):
             raise ValueError(
                 f"{found.root}: {name} must be features (pairs, width), got {array.shape}"
             )
     if len(a) == len(b):
         return
     hint = "one of them lacks pairs, or they belong to different parts"
+    if a.shape[1:] == b.shape[1:]:
+        hint = f"both lie on their sides: store {image}.T and {text}.T"
     for name, array, other in ((image, a, b), (text, b, a)):
         if array.shape[1] == len(other):
             hint = f"{name} lies on its side: store {name}.T"
@@ -271,10 +309,13 @@ def _queries(found: PairFiles, rows: int, queries: int | None) -> int:
         return QUERIES[rows]
     if queries is None:
         raise ValueError(
-            f"{found.root} has {rows:,} pairs without a split: say how many at the end are the "
-            "queries, queries=N (--queries N on the command line)"
+            f"{found.root} has {rows:,} pairs without a split: say how many at the "
+            f"{'start' if found.layout.queries_first else 'end'} are the queries, queries=N "
+            "(coophash train: --set queries=N; coophash encode: --queries N)"
         )
-    if isinstance(queries, bool) or not 1 <= queries < rows:
+    if isinstance(queries, bool) or not isinstance(queries, (int, np.integer)):
+        raise TypeError(f"queries must be a whole number, got {queries!r}")
+    if not 1 <= queries < rows:
         raise ValueError(f"queries must be from 1 to {rows - 1}, got {queries!r}")
     return int(queries)
 

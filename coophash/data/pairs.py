@@ -121,6 +121,19 @@ class PairSet:
             return len(self.class_names)
         return 0 if self.labels is None else _highest(self.labels) + 1
 
+    def with_features(self, image: Callable[[Any], Any]) -> PairSet:
+        """The pairs with features in place of raw images.
+
+        Args:
+            image: uint8 (N, C, H, W) -> (N, image_dim), e.g. `coophash.features.TimmFeatures`.
+
+        Raises:
+            TypeError, ValueError: the images are features already, or what came is not.
+        """
+        if not self.raw:
+            raise TypeError(f"{self!r} has features of images already")
+        return replace(self, images=source_features(image, self.images, "image"))
+
     def subset(self, rows: Any, name: str | None = None) -> PairSet:
         """The pairs chosen, in the order given: integers, a mask (N,) or a slice.
 

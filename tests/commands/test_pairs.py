@@ -117,6 +117,33 @@ def test_several_labels_a_pair(run, tmp_path, trained):
     assert done.code == 0 and done.out == again.out  # one label each, written in two ways
 
 
+def test_pixels_without_a_split(run, tmp_path):
+    random, data, model = np.random.default_rng(0), tmp_path / "FLICKR-25K.npz", tmp_path / "m"
+    np.savez(
+        data, images=random.integers(0, 256, (40, 3, 6, 6), np.uint8), LAll=np.eye(2)[[0, 1] * 20],
+        YAll=random.random((40, 5)),
+    )  # fmt: skip
+    done = run("data", "check", data, "pairs")
+    assert done.code == 0 and "is for you to say" in done.out, done.out
+    command = ["train", data, "--method", "ucch", "--model", model, "--bits", 9, *OPTIONS]
+    done = run(*command)
+    assert done.code and "--set queries=N" in done.err
+    done = run(*command, "--set", "queries=8", "--set", "size=4", "--set", "words=3")
+    assert done.code and "option 'words' is for tables" in done.err
+    done = run(*command, "--set", "queries=8", "--set", "size=4")
+    assert done.code == 0 and "images 48" in done.out + done.err, done.err
+    done = run("encode", model, data, "--out", tmp_path / "q.npz", "--split", "test")
+    assert done.code and "coophash encode: --queries N" in done.err
+    done = run(
+        "encode", model, data, "--out", tmp_path / "q.npz", "--split", "test", "--queries", 8
+    )
+    assert done.code == 0, done.err
+    encoded, kept = EncodedSet.load(tmp_path / "q.npz"), ch.load(model)
+    raw = ch.data.read_pairs(data, "test", 8)
+    assert np.array_equal(encoded.codes[:8], kept.encode_image(raw.images))
+    assert encoded.ids.tolist() == [*range(0, 16, 2), *range(1, 16, 2)]
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     from PIL import Image

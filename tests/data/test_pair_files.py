@@ -87,6 +87,85 @@ def test_iapr_and_coco_layouts(tmp_path):
     assert len(read_pairs(save(tmp_path / "coco.h5", coco), "train", queries=2)) == 10
 
 
+def pixels_and_more(count=10):
+    pixels = RANDOM.integers(0, 256, size=(count, 3, 4, 6), dtype=np.uint8)
+    texts = (RANDOM.random((count, 7)) < 0.4).astype(np.float64)
+    return pixels, texts, np.eye(3)[np.arange(count) % 3]
+
+
+def as_matlab(path, contents):
+    """What MATLAB's `save -v7.3` writes: a header of 512 bytes, then HDF5 with axes reversed."""
+    with h5py.File(path, "w", userblock_size=512) as file:
+        for name, value in contents.items():
+            file[name] = value.transpose()
+    with path.open("r+b") as file:
+        file.write(b"MATLAB 7.3 MAT-file".ljust(512))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["MATLAB", "rows first", "channels last"])
+def test_pixels_of_dcmh(tmp_path, kind):
+    pixels, texts, labels = pixels_and_more()
+    stored = {"YAll": texts, "LAll": labels}
+    path = tmp_path / "FLICKR-25K.mat"
+    if kind == "MATLAB":  # (H, W, C, N) there
+        as_matlab(path, {**stored, "images": pixels.transpose(2, 3, 1, 0)})
+    else:
+        turned = pixels if kind == "rows first" else pixels.transpose(0, 2, 3, 1)
+        with h5py.File(path, "w") as file:
+            for name, value in {**stored, "images": turned}.items():
+                file[name] = value
+    train, test = read_pairs(path, "train", 4), read_pairs(path, "test", 4)
+    assert train.raw and test.raw and test.ids.tolist() == [0, 1, 2, 3]  # the first are queries
+    np.testing.assert_array_equal(test.images, pixels[:4])
+    np.testing.assert_array_equal(train.images, pixels[4:])
+    np.testing.assert_array_equal(train.texts, texts[4:])
+    assert train.labels.argmax(1).tolist() == [i % 3 for i in range(4, 10)]
+    means = test.with_features(lambda images: images.mean((2, 3)))
+    np.testing.assert_allclose(means.images, pixels[:4].mean((2, 3)), rtol=1e-6)
+    with pytest.raises(TypeError, match="has features of images already"):
+        means.with_features(lambda images: images)
+    report = check_dataset(path, "mirflickr25k_dcmh")
+    differing = {f.subject: f.text for f in report.findings if f.level == "differs"}
+    assert "queries must be from 1 to 9, got 2000" in differing["contents"]
+    with pytest.raises(ValueError, match=r"10 pairs .* how many at the start are the queries"):
+        read_pairs(path)
+
+
+def test_pixels_apart_in_a_folder(tmp_path):
+    pixels, texts, labels = pixels_and_more()
+    as_matlab(tmp_path / "mirflickr25k-iall.mat", {"IAll": pixels.transpose(2, 3, 1, 0)})
+    save(tmp_path / "mirflickr25k-yall.mat", {"YAll": texts})
+    save(tmp_path / "mirflickr25k-lall.mat", {"LAll": labels})
+    assert find_pairs(tmp_path).layout.name == "iall"
+    np.testing.assert_array_equal(read_pairs(tmp_path, "all", 3).images, pixels)
+
+
+@pytest.mark.parametrize("names", [("images", "YAll", "LAll"), ("image", "text", "label")])
+def test_features_in_layouts_of_dcmh(tmp_path, names):
+    images, (_, texts, labels) = RANDOM.normal(size=(10, 5)), pixels_and_more()
+    path = save(tmp_path / "f.mat", dict(zip(names, (images, texts, labels), strict=True)))
+    test = read_pairs(path, "test", 3)
+    assert not test.raw and len(read_pairs(path, "database", 3)) == 7
+    np.testing.assert_allclose(test.images, images[:3], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((10, 3, 4, 6)), "images must be uint8 pixels, got float64 .* nothing subtracted"),
+        (np.zeros((9, 3, 4, 6), np.uint8), r"images must be features \(10, width\), or pixels"),
+        (np.zeros((10, 4), "<U1"), "'images' is no array of real numbers but <U1"),
+    ],
+)
+def test_bad_pixels_are_named(tmp_path, images, message):
+    _, texts, labels = pixels_and_more()
+    path = save(tmp_path / "f.npz", {"images": images, "YAll": texts, "LAll": labels})
+    with pytest.raises(ValueError, match=message):
+        read_pairs(path, "train", 3)
+    assert not check_dataset(path, "pairs").ok
+
+
 def test_published_queries_follow_from_the_rows():
     for facts in PAIR_FACTS.values():
         rows = facts.queries + facts.retrieval
@@ -132,6 +211,18 @@ WRONG = {
     "a matrix of numbers": (
         changed(L_tr=np.full((12, 2), 7)), r"L_tr \(12, 2\) must be zeros and ones"
     ),
+    "minus one and one": (
+        changed(L_tr=2 * np.eye(12)[:, :3] - 1), "got values from -1 to 1: write 0 for a class"
+    ),
+    "text for labels": (
+        changed(L_tr=np.array(["cat"] * 12)), "'L_tr' is no array of real numbers but <U3"
+    ),
+    "complex": (changed(I_tr=np.zeros((12, 4), complex)), "'I_tr' is no array of real numbers"),
+    "half a database": (changed(I_db=np.zeros((7, 4))), "has 'I_db' but no 'T_db'"),
+    "both on their sides": (
+        changed(I_tr=np.zeros((4, 12)), T_tr=np.zeros((3, 12))),
+        r"both lie on their sides: store I_tr\.T and T_tr\.T",
+    ),
     "negative": (changed(L_tr=np.full((12, 1), -1)), "L_tr must be classes from 0, got -1"),
     "no labels for a part": (without("L_te"), "labels for train but no 'L_te' for test"),
     "one axis": (changed(I_tr=np.zeros((3, 4, 2))), r"I_tr must be features \(pairs, width\)"),
@@ -157,6 +248,30 @@ def test_labels_may_be_missing_altogether(tmp_path):
     assert read_pairs(path).labels is None
     report = check_dataset(path, "pairs")
     assert report.ok and "note" in {finding.level for finding in report.findings}
+
+
+def test_lists_as_scipy_saves_them(tmp_path):
+    a = arrays()
+    a |= {name: a[name][:, 0].astype(float) for name in ("L_tr", "L_te")}  # (12,) -> (1, 12)
+    assert read_pairs(save(tmp_path / "f.mat", a)).labels.tolist() == [i % 3 for i in range(12)]
+
+
+def test_empty_parts_are_told(tmp_path):
+    for part in ("tr", "te"):
+        a = arrays()
+        a |= {name: value[:0] for name, value in a.items() if name.endswith(part)}
+        report = check_dataset(save(tmp_path / "f.npz", a), "pairs")
+        assert any(f.level == "missing" and "no rows" in f.text for f in report.findings)
+
+
+def test_other_variables_are_not_read(tmp_path):
+    path = tmp_path / "f.npz"
+    np.savez(path, **arrays(), note=np.array([None, "text"], object))  # would need unpickling
+    assert len(read_pairs(path)) == 12
+    for queries in (2.0, True):
+        with pytest.raises(TypeError, match="queries must be a whole number"):
+            pooled = {"XAll": np.zeros((5, 2)), "YAll": np.zeros((5, 2))}
+            read_pairs(save(tmp_path / "g.npz", pooled), "test", queries)
 
 
 def test_no_such_file(tmp_path):
