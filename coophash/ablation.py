@@ -6,6 +6,7 @@ own ablation is not public). `CoopHashConfig.without` chooses:
 
     generator  No g. Chains start where they stopped last, in a memory of 100 images a class, a
                twentieth of them from uniform noise, as in JEM (Grathwohl et al., ICLR 2020).
+               Of several labels a set is remembered under one, drawn.
                The pair (x+, x-) comes from the chains under c and c-; it shares no latent. Nothing
                is decoded, so the inference head goes with the generator.
     energy     No f_E, so no chain and no x~. The generator and the inference head learn as a
@@ -27,9 +28,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from coophash import losses
+from coophash import label_sets, losses
 from coophash.coop import CoopHash
 from coophash.coop_terms import (
+    category_loss,
+    look,
     other_classes,
     random_source,
     real_hash_loss,
@@ -41,13 +44,37 @@ from coophash.coop_terms import (
 RESTART = 0.05  # share of the chains that begin anew at each update, as in JEM
 
 
+def observed_loss(
+    model: CoopHash, x: Tensor, labels: Tensor, seed: int, update: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What real images alone teach: hash and category head, and the variational part if it may."""
+    c, descriptor = model.config, model.descriptor
+    from_data = c.observed_share > 0 or c.without in ("energy", "langevin")
+    variational = c.cooperative and from_data and c.without not in ("generator", "inference")
+    if variational:
+        features, low, low_f = look(model, x, [])
+    else:
+        features = descriptor.base(x)
+    loss = real_hash_loss(c, torch.tanh(descriptor.hash_head(features)), labels)
+    watched = {"hash": loss}
+    if c.without != "category":
+        category = category_loss(descriptor.category_head(features), labels)
+        watched["category"] = c.category_weight * category
+        loss = loss + watched["category"]
+    if variational:
+        source = random_source(x.device, seed, update)
+        taught, terms = variational_loss(model, [(low, low_f, 1.0)], labels, source)
+        loss, watched = loss + taught, watched | terms
+    return loss, {name: value.detach() for name, value in watched.items()}
+
+
 def ablated_loss(
     model: CoopHash, x: Tensor, labels: Tensor, seed: int, update: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of one update without `model.config.without`; with "" that of the whole method.
 
     Args:
-        x: (B, C, H, W) in [-1, 1]; labels: (B,).
+        x: (B, C, H, W) in [-1, 1]; labels: (B,) or multi-hot (B, classes).
         seed, update: of all draws.
 
     Returns:
@@ -67,14 +94,14 @@ def ablated_loss(
             revised = model.revise(positive, labels, seed, first_step=update * c.langevin_steps)
         moved = (revised - positive).abs().mean()
 
-    images = [x, positive, negative] + ([] if revised is positive else [revised])
-    features = list(descriptor.base(torch.cat(images)).split(len(x)))
-    real_f, positive_f, negative_f, revised_f = features + features[1:2] * (len(features) == 3)
+    images = [positive, negative] + ([] if revised is positive else [revised])
+    real_f, low, low_f, positive_f, negative_f, *rest = look(model, x, images)
+    revised_f = rest[0] if rest else positive_f
     total = x.new_zeros(())
     watched: dict[str, Tensor] = {}
 
     if without != "energy":
-        real, synthetic = (descriptor.energy(f, labels) for f in (real_f, revised_f))
+        real, synthetic = (descriptor.energy(f, labels) for f in (low_f, revised_f))
         gap = losses.energy_loss(real, synthetic)
         gap = gap * losses.energy_damping(real, synthetic, c.energy_gap)
         gap = gap + c.energy_penalty * losses.energy_penalty(real, synthetic)
@@ -90,7 +117,7 @@ def ablated_loss(
     elif without != "generator":
         share = 1.0 if without in ("energy", "langevin") else c.observed_share
         taught, terms = variational_loss(
-            model, [(revised, revised_f, 1 - share), (x, real_f, share)], labels, source
+            model, [(revised, revised_f, 1 - share), (low, low_f, share)], labels, source
         )
         total = total + taught
         watched |= terms
@@ -106,7 +133,7 @@ def ablated_loss(
     watched["hash"] = hash_loss
 
     if without != "category":
-        category = c.category_weight * F.cross_entropy(descriptor.category_head(real_f), labels)
+        category = c.category_weight * category_loss(descriptor.category_head(real_f), labels)
         if update >= c.synthetic_from:
             category = category + synthetic_category_loss(
                 model, revised_f, negative_f, labels, others
@@ -125,18 +152,19 @@ def chained_pair(
     The chains go on in `model.replay`, (classes, REPLAY, C, H, W), which is written to.
     """
     replay, under = model.get_buffer("replay"), torch.cat([labels, others])
+    owner = under if under.dim() == 1 else label_sets.one_of(under, source)
     # Each chain of a class is another row, so that none is written twice.
-    one_hot = F.one_hot(under, model.config.classes)
+    one_hot = F.one_hot(owner, model.config.classes)
     rank = (one_hot.cumsum(0) * one_hot).sum(1) - 1
     offset = torch.randint(replay.shape[1], (1,), generator=source, device=labels.device)
     rows = (rank + offset) % replay.shape[1]
-    start = replay[under, rows]
+    start = replay[owner, rows]
     shape = (len(under), 1, 1, 1)
     anew = torch.rand(shape, generator=source, device=labels.device) < RESTART
     noise = 2 * torch.rand(start.shape, generator=source, device=labels.device) - 1
     start = torch.where(anew, noise, start)
     steps = model.config.langevin_steps
     revised: Tensor = model.revise(start, under, seed, first_step=update * steps)
-    replay[under, rows] = revised
+    replay[owner, rows] = revised
     positive, negative = revised.chunk(2)
     return positive, negative, (revised - start).abs().mean()

@@ -25,7 +25,7 @@ CHECKPOINT_FILE = "checkpoint.safetensors"
 
 # Models that a folder can hold: name -> (module, attributes that are kept beside the config)
 _MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "CoopHash": ("coophash.coop", ("class_names",)),
+    "CoopHash": ("coophash.coop", ("class_names", "multi_label")),
     "SupervisedHash": ("coophash.supervised", ("class_names",)),
     "UCCH": ("coophash.ucch", ("preset", "sources")),
 }
@@ -120,11 +120,14 @@ def build_model(description: dict[str, Any], path: Path) -> Any:
             f"{', '.join(map(repr, _MODELS))}"
         )
     module, kept = _MODELS[name]
+    config = dict(description["config"])
+    if config.get("backbone_weights") is not None:  # the folder has the backbone's weights now
+        config["backbone_weights"] = None
     beside = {key: description[key] for key in kept if key in description}
     for key, value in beside.items():
         beside[key] = tuple(value) if isinstance(value, list) else value
     try:
-        return getattr(importlib.import_module(module), name)(**description["config"], **beside)
+        return getattr(importlib.import_module(module), name)(**config, **beside)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
 

@@ -18,12 +18,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from coophash import _descriptor_gradient, losses
-from coophash._chain_energy import StepArguments, by_autograd
+from coophash import label_sets, losses
+from coophash.backbone import reduce
 from coophash.coop_config import CoopHashConfig
 from coophash.coop_terms import (
+    category_loss,
+    look,
     other_classes,
     random_source,
     real_hash_loss,
@@ -31,9 +32,9 @@ from coophash.coop_terms import (
     synthetic_hash_loss,
     variational_loss,
 )
+from coophash.descriptor import Descriptor
 from coophash.hasher import ImageHasher, check_class_names, check_options
-from coophash.kernels.energy import energy_head
-from coophash.networks import ConvBase, ConvGenerator
+from coophash.networks import ConvGenerator
 from coophash.sampling import langevin
 
 __all__ = [
@@ -51,80 +52,37 @@ REPLAY = 100  # images of a class that chains go on from without a generator
 class ContrastivePair(NamedTuple):
     """Two synthetic images that differ in the class and share z (Eq. 1), for each of B queries."""
 
-    positive: Tensor  # x+ = g(c, z): (B, C, H, W)
-    negative: Tensor  # x- = g(c-, z): (B, C, H, W)
-    labels: Tensor  # c: (B,)
-    negative_labels: Tensor  # c-: (B,), c- != c
+    positive: Tensor  # x+ = g(c, z): (B, *generator_shape)
+    negative: Tensor  # x- = g(c-, z): (B, *generator_shape)
+    labels: Tensor  # c: (B,) or multi-hot (B, classes)
+    negative_labels: Tensor  # c-, of the same shape, c- != c
     latent: Tensor  # z: (B, d)
-
-
-class Descriptor(nn.Module):
-    """One shared base f0 and four light heads: energy, inference, category and hash (Sec. 3.3)."""
-
-    def __init__(self, config: CoopHashConfig) -> None:
-        super().__init__()
-        self.base = ConvBase(config.image_shape, config.base_channels, config.features)
-        self.energy_head = nn.Linear(config.features, config.classes)  # one output per class
-        self.inference_head = nn.Linear(config.features, 2 * config.latent_dim)
-        self.category_head = nn.Linear(config.features, config.classes)
-        self.hash_head = nn.Linear(config.features, config.bits)
-
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """f_E(x, c), Eq. 3: (B, C, H, W), (B,) -> (B,)."""
-        return self.energy(self.base(images), labels)
-
-    def energy_and_grad(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Energies (B,) and df_E/dx, without a graph and without gradients of the weights.
-
-        By hand (`_descriptor_gradient.py`) while the layers are as made here, else by autograd.
-        """
-        if _descriptor_gradient.applies(self.base, self.energy_head, images):
-            with torch.no_grad():
-                return _descriptor_gradient.energy_and_grad(
-                    self.base, self.energy_head, images, labels
-                )
-        return by_autograd(lambda x: self(x, labels), images)
-
-    def energy_and_update(self, images: Tensor, labels: Tensor, step: StepArguments) -> Any:
-        """Energies (B,) and the images after one Langevin step, fused; or NotImplemented."""
-        if not (
-            _descriptor_gradient.fuses(images)
-            and _descriptor_gradient.applies(self.base, self.energy_head, images)
-        ):
-            return NotImplemented
-        with torch.no_grad():
-            return _descriptor_gradient.energy_and_update(
-                self.base, self.energy_head, images, labels, step
-            )
-
-    def energy(self, features: Tensor, labels: Tensor) -> Tensor:
-        """h_E(c, f0(x)): (B, features), (B,) -> (B,); lower is likelier (Eq. 3)."""
-        head = self.energy_head
-        energies: Tensor = energy_head(features, head.weight, head.bias, labels)
-        return energies
-
-    def infer(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation of q(z | x): (B, features) -> two of (B, d)."""
-        mean, log_std = self.inference_head(features).chunk(2, dim=1)
-        return mean, log_std
 
 
 class CoopHash(ImageHasher):
     """Supervised image hashing by cooperative learning.
 
+    Every method takes labels as classes (B,), or as multi-hot (B, classes) of 0 and 1 where an
+    image has several: `coophash.label_sets`.
+
     Args:
         bits, classes, image_shape, options: see `CoopHashConfig`.
         class_names: names in the order of the labels.
         seed: of the initial weights.
+        multi_label: whether the category head is for several labels an image; `fit` sees it from
+            the labels and sets it.
 
     Attributes:
         config: the settings.
         descriptor: base and heads; retrieval uses its base and hash head alone.
         generator: g(c, z).
         class_names: names in the order of the labels; None when not known.
+        multi_label: whether `classify` and `recover` expect several labels an image.
 
     Raises:
         TypeError, ValueError: a setting of the wrong type or out of range.
+        ImportError: a backbone without timm.
+        FileNotFoundError: no file at `backbone_weights`.
     """
 
     def __init__(
@@ -134,28 +92,37 @@ class CoopHash(ImageHasher):
         image_shape: tuple[int, int, int],
         class_names: tuple[str, ...] | None = None,
         seed: int = 0,
+        multi_label: bool = False,
         **options: Any,
     ) -> None:
         check_options(options, CoopHashConfig, "CoopHash")
         super().__init__()
         self.config = CoopHashConfig(bits, classes, image_shape, **options)
         self.class_names = check_class_names(class_names, classes)
+        self.multi_label = bool(multi_label)
         c = self.config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.descriptor = Descriptor(c)
             self.generator = ConvGenerator(
-                c.image_shape, c.classes, c.latent_dim, c.generator_channels
+                c.generator_shape, c.classes, c.latent_dim, c.generator_channels
             )
         if c.without == "generator":  # where its chains stopped last, from uniform noise on
             noise = torch.Generator().manual_seed(seed)
-            shape = (c.classes, REPLAY, *c.image_shape)
+            shape = (c.classes, REPLAY, *c.generator_shape)
             self.register_buffer("replay", 2 * torch.rand(shape, generator=noise) - 1)
 
     def energy(self, images: Tensor, labels: Tensor) -> Tensor:
-        """f_E(x, c), Eq. 3: (B, C, H, W), (B,) -> (B,). Lower is likelier."""
-        energies: Tensor = self.descriptor(images, labels)
+        """f_E(x, c), Eq. 3: (B, C, H, W), (B,) or (B, classes) -> (B,). Lower is likelier.
+
+        With a backbone, of the images reduced to the generator's resolution (`coophash.backbone`).
+        """
+        energies: Tensor = self.descriptor(self.reduced(images), labels)
         return energies
+
+    def reduced(self, images: Tensor) -> Tensor:
+        """Images at the resolution of the generator, where energies are learned; mostly as is."""
+        return reduce(images, self.config.generator_shape[1:])
 
     def contrastive_pair(
         self,
@@ -167,8 +134,9 @@ class CoopHash(ImageHasher):
         """x+ = g(c, z) and x- = g(c-, z) from one z (Eq. 1), without gradient.
 
         Args:
-            labels: c, (B,) integer classes.
-            negative_labels: c-, (B,); drawn uniformly from the other classes by default.
+            labels: c, (B,) integer classes or (B, classes) multi-hot.
+            negative_labels: c-, of the same kind; by default drawn uniformly from the other
+                classes, of several labels an image from the other rows (`label_sets.apart`).
             latent: z, (B, latent_dim); drawn from N(0, I) by default.
             seed: of the draws.
 
@@ -187,7 +155,9 @@ class CoopHash(ImageHasher):
             latent = torch.randn(size, generator=source, device=labels.device)
         elif tuple(latent.shape) != size:
             raise ValueError(f"latent must be {size}, got {tuple(latent.shape)}")
-        if (negative_labels == labels).any():
+        if negative_labels.ndim != labels.ndim:
+            raise ValueError("negative_labels must be classes or multi-hot as labels are")
+        if (negative_labels == labels).view(len(labels), -1).all(1).any():
             raise ValueError("negative_labels must differ from labels in every place")
         return self._pair(labels, negative_labels, latent)
 
@@ -204,7 +174,8 @@ class CoopHash(ImageHasher):
         """x~: the images after the model's Langevin chain under their labels (Eq. 6), detached.
 
         Args:
-            images: (B, C, H, W) in [-1, 1]; labels: (B,).
+            images: (B, C, H, W) in [-1, 1], at the generator's resolution if they are its own.
+            labels: (B,) or multi-hot (B, classes).
             seed, first_step: of the noise; `first_step` counts steps already drawn with `seed`.
             return_energies: also return the energies before each step and after the last.
 
@@ -226,7 +197,7 @@ class CoopHash(ImageHasher):
                 stands in hidden pixels does not matter.
             mask: bool, True where a pixel is observed: (N, 1, H, W), (N, C, H, W), or (H, W) for
                 all images. None: every pixel is observed, and noisy.
-            labels: c, (N,); inferred by default.
+            labels: c, (N,) or multi-hot (N, classes); inferred by default.
             rounds (1): of inference and chain, each from what the one before it gave.
             steps (langevin_steps): of the chain, 0 for none.
             starts (1): chains of each image, from z~ drawn anew; the lowest energy is taken.
@@ -266,11 +237,27 @@ class CoopHash(ImageHasher):
 
     @torch.no_grad()
     def classify(self, images: Any, batch_size: int = 512) -> Tensor:
-        """Most likely class by the category head: (N,) int64. Arguments as `encode`."""
+        """Most likely class by the category head: (N,) int64. Arguments as `encode`.
+
+        With `multi_label`: the labels of probability 1/2 or more, at least one: bool (N, classes).
+        """
+        choose = label_sets.likeliest if self.multi_label else (lambda logits: logits.argmax(1))
         heads = [
-            self.descriptor.category_head(f).argmax(1) for f in self._features(images, batch_size)
+            choose(self.descriptor.category_head(f)) for f in self._features(images, batch_size)
         ]
-        return torch.cat(heads) if heads else torch.empty(0, dtype=torch.int64)
+        if heads:
+            return torch.cat(heads)
+        none = torch.empty(0, dtype=torch.int64)
+        return none.bool().view(0, self.config.classes) if self.multi_label else none
+
+    def _check_labels(self, name: str, labels: Tensor, count: int | None = None) -> Tensor:
+        checked = super()._check_labels(name, labels, count)
+        if checked.ndim == 2 and (none := (checked.sum(1) == 0).nonzero()).numel():
+            raise ValueError(
+                f"{name} must have at least one label in each row, row {int(none[0])} has none: an "
+                "image without a label has no energy; leave such images out"
+            )
+        return checked
 
 
 class CooperativeOptimizers(NamedTuple):
@@ -293,7 +280,8 @@ def cooperative_step(
     All randomness is a function of (seed, update), so a resumed run repeats an uninterrupted one.
 
     Args:
-        images: (B, C, H, W) float in [-1, 1]; labels: (B,) int64; both on the model's device.
+        images: (B, C, H, W) float in [-1, 1], on the model's device.
+        labels: (B,) int64, or multi-hot (B, classes) float; there too.
         update: number of this update, from 0.
 
     Returns:
@@ -320,33 +308,11 @@ def cooperative_step(
 def _loss_function(
     c: CoopHashConfig, update: int
 ) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
+    from coophash import ablation  # it is made of the parts defined here
+
     if not c.cooperative or update % c.cooperate_every:
-        return _observed_loss
-    if c.without:
-        from coophash.ablation import ablated_loss  # it is made of the parts defined here
-
-        return ablated_loss
-    return _cooperative_loss
-
-
-def _observed_loss(
-    model: CoopHash, x: Tensor, labels: Tensor, seed: int, update: int
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """What real images alone teach: hash and category head, and the variational part if it may."""
-    c, descriptor = model.config, model.descriptor
-    features = descriptor.base(x)
-    loss = real_hash_loss(c, torch.tanh(descriptor.hash_head(features)), labels)
-    watched = {"hash": loss}
-    if c.without != "category":
-        category = F.cross_entropy(descriptor.category_head(features), labels)
-        watched["category"] = c.category_weight * category
-        loss = loss + watched["category"]
-    from_data = c.observed_share > 0 or c.without in ("energy", "langevin")
-    if c.cooperative and from_data and c.without not in ("generator", "inference"):
-        source = random_source(x.device, seed, update)
-        taught, terms = variational_loss(model, [(x, features, 1.0)], labels, source)
-        loss, watched = loss + taught, watched | terms
-    return loss, {name: value.detach() for name, value in watched.items()}
+        return ablation.observed_loss
+    return ablation.ablated_loss if c.without else _cooperative_loss
 
 
 def _cooperative_loss(
@@ -362,13 +328,12 @@ def _cooperative_loss(
     revised = model.revise(pair.positive, labels, seed, first_step=update * c.langevin_steps)
 
     # One pass of the shared base serves every head.
-    images = [x, revised, pair.negative] + [pair.positive] * (c.pairs == "generated")
-    features = descriptor.base(torch.cat(images)).split(batch)
-    real_f, revised_f, negative_f = features[:3]
-    near_f = revised_f if c.pairs == "revised" else features[3]
+    images = [revised, pair.negative] + [pair.positive] * (c.pairs == "generated")
+    real_f, low, low_f, revised_f, negative_f, *positive_f = look(model, x, images)
+    near_f = revised_f if c.pairs == "revised" else positive_f[0]
 
     # Eq. 4: energies of observed images go down, of the chain's samples up.
-    real_energy = descriptor.energy(real_f, labels)
+    real_energy = descriptor.energy(low_f, labels)
     revised_energy = descriptor.energy(revised_f, labels)
     energy_loss = losses.energy_loss(real_energy, revised_energy)
     energy_loss = energy_loss * losses.energy_damping(real_energy, revised_energy, c.energy_gap)
@@ -379,7 +344,7 @@ def _cooperative_loss(
     # Eq. 2 and the variational loss, on the chain's samples and, for a share, on observed images.
     taught, terms = variational_loss(
         model,
-        [(revised, revised_f, 1 - c.observed_share), (x, real_f, c.observed_share)],
+        [(revised, revised_f, 1 - c.observed_share), (low, low_f, c.observed_share)],
         labels,
         source,
     )
@@ -387,15 +352,13 @@ def _cooperative_loss(
     # Hash head: triplets of real images, and triplets that contain the synthetic pair.
     real_h = torch.tanh(descriptor.hash_head(real_f))
     hash_loss = real_hash_loss(c, real_h, labels)
-    category_loss = c.category_weight * F.cross_entropy(descriptor.category_head(real_f), labels)
+    category = c.category_weight * category_loss(descriptor.category_head(real_f), labels)
     if update >= c.synthetic_from:
         others = pair.negative_labels
         hash_loss = hash_loss + synthetic_hash_loss(
             model, real_h, near_f, negative_f, labels, others
         )
-        category_loss = category_loss + synthetic_category_loss(
-            model, revised_f, negative_f, labels, others
-        )
+        category = category + synthetic_category_loss(model, revised_f, negative_f, labels, others)
 
     watched = {
         "energy_real": real_energy.mean(),
@@ -403,7 +366,7 @@ def _cooperative_loss(
         "chain_move": (revised - pair.positive).abs().mean(),
         **terms,
         "hash": hash_loss,
-        "category": category_loss,
+        "category": category,
     }
-    loss = c.energy_weight * energy_loss + hash_loss + category_loss + taught
+    loss = c.energy_weight * energy_loss + hash_loss + category + taught
     return loss, {name: value.detach() for name, value in watched.items()}

@@ -5,11 +5,20 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any
 
 _KINDS: dict[str, tuple[type, ...]] = {
     "int": (int,), "float": (int, float), "bool": (bool,), "str": (str,),
-    "float | None": (int, float, type(None)),
+    "float | None": (int, float, type(None)), "str | None": (str, type(None)),
+    "int | None": (int, type(None)),
 }  # fmt: skip
+
+
+def later(default: Any) -> Any:
+    """A field that came after records were made: `coophash.hasher.settings_of`."""
+    return dataclasses.field(default=default, metadata={"later": True})
+
+
 PARTS = ("", "generator", "energy", "langevin", "inference", "category")
 
 
@@ -20,7 +29,7 @@ class CoopHashConfig:
     Attributes:
         bits: K, length of the code, 1 to 4096.
         classes: number of classes, at least 2.
-        image_shape: (C, H, W); C 1 or 3, H and W from 8 to 64.
+        image_shape: (C, H, W); C 1 or 3, H and W from 8 to 64, or to 1024 with a backbone.
         cooperative: False trains the same base, hash and category heads on real images alone: the
             baseline that the cooperative part is measured against.
         without: leave one part out, to see what it brings: "generator", "energy", "langevin",
@@ -30,7 +39,15 @@ class CoopHashConfig:
             update. The others learn from real images alone, at a quarter of the cost.
         latent_dim: d, dimension of z.
         base_channels, features: width of the base's first convolution and of its output.
-        generator_channels: width of the generator at image size.
+        backbone: name of a model of timm that is the base in place of a small convolutional net,
+            with a dense layer of `features` behind it; `base_channels` is then not used. See
+            `coophash.backbone`.
+        backbone_weights: `.safetensors` or `.pth` file of the backbone's state dict, read where the
+            model is made; None starts from random weights. A saved model has its own weights.
+        backbone_rate: learning rate of the backbone, relative to the descriptor's.
+        generator_size: longest side in pixels of the images that the generator makes and the chain
+            moves, where there is a backbone; None is 32. They are enlarged in front of it.
+        generator_channels: width of the generator at the size of its images.
         langevin_steps: T, length of the chain; 0 leaves x+ as it is.
         langevin_step_size: delta of Eq. 6; half its square multiplies the gradient.
         langevin_noise: multiplies delta N(0, I); 1 is Eq. 6. The default is a cold chain: the
@@ -77,6 +94,10 @@ class CoopHashConfig:
     latent_dim: int = 32
     base_channels: int = 32
     features: int = 256
+    backbone: str | None = later(None)
+    backbone_weights: str | None = later(None)
+    backbone_rate: float = later(0.1)
+    generator_size: int | None = later(None)
     generator_channels: int = 16
     langevin_steps: int = 5
     langevin_step_size: float = 4.5
@@ -112,10 +133,9 @@ class CoopHashConfig:
                 raise ValueError(f"{field.name} must be finite, got {value}")
         check_range("bits", self.bits, 1, 4096)
         check_range("classes", self.classes, 2, None)
-        if len(self.image_shape) != 3 or self.image_shape[0] not in (1, 3):
-            raise ValueError(f"image_shape must be (1 or 3, H, W), got {self.image_shape}")
-        for side in self.image_shape[1:]:
-            check_range("height and width in image_shape", side, 8, 64)
+        check_backbone(self)
+        if self.generator_size is not None:
+            check_range("generator_size", self.generator_size, 8, max(self.image_shape[1:]))
         check_range("observed_share", self.observed_share, 0, 1)
         for name in (
             "cooperate_every",
@@ -125,7 +145,14 @@ class CoopHashConfig:
             "generator_channels",
         ):
             check_range(name, getattr(self, name), 1, None)
-        for name in ("langevin_steps", "langevin_noise", "synthetic_from", "margin", "energy_rate"):
+        for name in (
+            "langevin_steps",
+            "langevin_noise",
+            "synthetic_from",
+            "margin",
+            "energy_rate",
+            "backbone_rate",
+        ):
             check_range(name, getattr(self, name), 0, None)
         for name in (f.name for f in dataclasses.fields(self)):
             if name.endswith("_weight") or name == "energy_penalty":
@@ -139,6 +166,37 @@ class CoopHashConfig:
                               ("without", PARTS)):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
+
+    @property
+    def generator_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of the images that the generator makes: `image_shape`, or smaller."""
+        channels, height, width = self.image_shape
+        if self.backbone is None:
+            return self.image_shape
+        longest = max(height, width)
+        side = min(self.generator_size or 32, longest)
+        return channels, *(max(8, round(s * side / longest)) for s in (height, width))  # type: ignore[return-value]
+
+
+def check_backbone(config: Any) -> None:
+    """Raise unless the base that a config asks for takes images of its shape."""
+    shape, backbone = config.image_shape, config.backbone
+    for name in ("backbone", "backbone_weights", "generator_size"):
+        value = getattr(config, name, None)
+        if name != "generator_size" and not isinstance(value, str | None):
+            raise TypeError(f"{name} must be str or None, got {value!r}")
+        if backbone is None and value is not None:
+            raise ValueError(f"{name} is for a backbone: give the name of one, or leave it out")
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise ValueError(f"image_shape must be (1 or 3, H, W), got {shape}")
+    for side in shape[1:]:
+        if backbone is None and 64 < side <= 1024:
+            raise ValueError(
+                f"height and width in image_shape must be from 8 to 64, got {side}: give the name "
+                'of a model of timm as backbone, e.g. backbone="resnet18", for larger images'
+            )
+        sides = "height and width in image_shape"
+        check_range(sides, side, 8, 64 if backbone is None else 1024)
 
 
 def check_range(name: str, value: float, low: float, high: float | None) -> None:

@@ -1,4 +1,8 @@
-"""The terms of CoopHash's loss that the whole method and its ablation share, and their draws."""
+"""The terms of CoopHash's loss that the whole method and its ablation share, and their draws.
+
+Labels are classes (B,), or multi-hot (B, classes) where an image has several; what the latter mean
+in each term is in `coophash.label_sets`.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from coophash import losses
+from coophash import label_sets, losses
 from coophash.coop_config import CoopHashConfig
 
 if TYPE_CHECKING:
     from coophash.coop import CoopHash
+
+
+def look(model: CoopHash, x: Tensor, synthetic: list[Tensor]) -> tuple[Tensor, ...]:
+    """Features of everything in an update, in one pass of the shared base where sizes allow it.
+
+    Args:
+        x: (B, C, H, W), real images; synthetic: others, (B, *generator_shape) each.
+
+    Returns:
+        f0(x); x at the generator's resolution, and f0 of that, which are x and f0(x) without a
+        backbone; f0 of each of the others.
+    """
+    base, low = model.descriptor.base, model.reduced(x)
+    images = [low, *synthetic]
+    features = base(torch.cat(images) if synthetic else low).split(len(x))
+    return (features[0] if low is x else base(x)), low, *features
 
 
 def real_hash_loss(c: CoopHashConfig, h: Tensor, labels: Tensor) -> Tensor:
@@ -44,7 +64,7 @@ def variational_loss(
     mean, log_std = torch.cat(means), torch.cat([s for _, s in moments])
     noise = torch.randn(mean.shape, generator=source, device=mean.device)
     inferred = _scale_gradient(mean + log_std.exp() * noise, c.variational_weight)
-    decoded = model.generator(labels.repeat(len(parts)), inferred).split(len(labels))
+    decoded = model.generator(torch.cat([labels] * len(parts)), inferred).split(len(labels))
     reconstruction, kl = mean.new_zeros(()), mean.new_zeros(())
     for (images, _, weight), image, part_mean, (_, part_log_std) in zip(
         parts, decoded, means, moments, strict=True
@@ -68,6 +88,9 @@ def synthetic_hash_loss(
     ).chunk(2)
     margin = c.margin * c.bits
     if c.synthetic_triplets == "pair":
+        if labels.dim() == 2:  # x- of an image that has every label is no negative of it
+            apart = ~label_sets.share(labels, others)
+            real_h, near_h, negative_h = real_h[apart], near_h[apart], negative_h[apart]
         triplets = losses.triplet_loss(real_h, near_h, negative_h, margin)
     else:
         triplets = losses.batch_all_triplet_loss(
@@ -85,11 +108,22 @@ def synthetic_category_loss(
     if not c.synthetic_category_weight:
         return revised_f.new_zeros(())
     near, far = (
-        F.cross_entropy(head(features), classes)
+        category_loss(head(features), classes)
         for features, classes in ((revised_f, labels), (negative_f, others))
     )
     weighted: Tensor = c.synthetic_category_weight * (near + far)
     return weighted
+
+
+def category_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """-log p(c | x) in nats, mean over the batch: cross-entropy, or of several labels binary ones.
+
+    logits: (B, classes). With several labels the classes are independent, each with a logistic
+    probability, and their negative log-likelihoods add up.
+    """
+    if labels.dim() == 1:
+        return F.cross_entropy(logits, labels)
+    return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / len(labels)
 
 
 class _ScaleGradient(torch.autograd.Function):
@@ -124,9 +158,11 @@ def centre_by_class(latent: Tensor, labels: Tensor, classes: int) -> Tensor:
     must have that distribution too. Left alone they do not: the base's features hold the class, z~
     carries it, and the generator learns to read it there and to ignore its label.
 
-    latent: (B, d); labels: (B,). The mean of n images is shrunk by 1 - 1/n, so that a class with
-    one image in the batch keeps its latent. Our reading.
+    latent: (B, d); labels: (B,) or (B, classes). The mean of n images is shrunk by 1 - 1/n, so that
+    a class with one image in the batch keeps its latent. Our reading.
     """
+    if labels.dim() == 2:
+        return label_sets.centre(latent, labels)
     one_hot = F.one_hot(labels, classes).to(latent.dtype)
     count = one_hot.sum(0).clamp_min(1)
     means = (one_hot.T @ latent) / count[:, None]
@@ -134,6 +170,11 @@ def centre_by_class(latent: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 
 def other_classes(labels: Tensor, classes: int, source: torch.Generator) -> Tensor:
-    """c-: for each label one of the other classes, uniformly. labels: (B,) -> (B,)."""
+    """c-: for each label one of the other classes, uniformly. labels: (B,) -> (B,).
+
+    Multi-hot labels (B, classes) -> (B, classes): `label_sets.apart`.
+    """
+    if labels.dim() == 2:
+        return label_sets.apart(labels, source)
     shift = torch.randint(1, classes, labels.shape, generator=source, device=labels.device)
     return (labels + shift) % classes

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from coophash.backbone import enlarge
 from coophash.data import ImageSet
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class GeneratorCheck:
 class Triplets:
     """One real image of each class beside its contrastive pair; images float32, (classes, C, H, W).
 
+    With a backbone all are at the generator's resolution.
+
     Attributes:
         real: x.
         positive: x+ = g(c, z), as generated.
@@ -92,8 +95,10 @@ def check_generator(
         seed: of z and of the chain's noise.
 
     Raises:
-        ValueError: fewer than 2 images per class asked for or there.
+        ValueError: fewer than 2 images per class asked for or there, or several labels an image.
     """
+    if model.multi_label or classifier.multi_label:
+        raise ValueError("check_generator is for models of one label an image")
     if images_per_class < 2:
         raise ValueError(f"images_per_class must be at least 2, got {images_per_class}")
     if real.classes != model.config.classes or int(real.class_counts.min()) < 2:
@@ -113,7 +118,7 @@ def check_generator(
             (
                 _mean_distance(generated[labels == label].flatten(1)),
                 _mean_distance(revised[labels == label].flatten(1)),
-                _mean_distance(torch.from_numpy(real.float(rows)).flatten(1)),
+                _mean_distance(model.reduced(torch.from_numpy(real.float(rows))).flatten(1)),
             )
         )
     synthetic, after_chain, actual = np.mean(distances, axis=0).tolist()
@@ -138,7 +143,7 @@ def triplets(model: CoopHash, real: ImageSet, seed: int = 0) -> Triplets:
     pair = model.contrastive_pair(labels, seed=seed)
     rows = np.array([np.flatnonzero(real.labels == label)[0] for label in labels.tolist()])
     return Triplets(
-        real.float(rows),
+        _numpy(model.reduced(torch.from_numpy(real.float(rows)))),
         _numpy(pair.positive),
         _numpy(model.revise(pair.positive, labels, seed=seed)),
         _numpy(pair.negative),
@@ -150,7 +155,7 @@ def triplets(model: CoopHash, real: ImageSet, seed: int = 0) -> Triplets:
 def latent_grid(
     model: CoopHash, rows: int = 8, seed: int = 0, revised: bool = False
 ) -> NDArray[np.float32]:
-    """Generated images, (rows, classes, C, H, W): a row shares z, a column the class.
+    """Generated images, (rows, classes, *generator_shape): a row shares z, a column the class.
 
     revised: after the Langevin chain instead of as generated.
     """
@@ -164,7 +169,7 @@ def latent_grid(
     images = model.contrastive_pair(labels, latent=latent, seed=seed).positive
     if revised:
         images = model.revise(images, labels, seed=seed)
-    return _numpy(images).reshape(rows, classes, *model.config.image_shape)
+    return _numpy(images).reshape(rows, classes, *model.config.generator_shape)
 
 
 def _mean_distance(vectors: torch.Tensor) -> float:
@@ -173,6 +178,9 @@ def _mean_distance(vectors: torch.Tensor) -> float:
 
 
 def _accuracy(classifier: CoopHash, images: Any, labels: torch.Tensor) -> float:
+    """Share of images whose likeliest class is their label."""
+    if isinstance(images, torch.Tensor):
+        images = enlarge(images, classifier.config.image_shape[1:])
     return float((classifier.classify(images).cpu() == labels.cpu()).double().mean())
 
 

@@ -105,13 +105,24 @@ class ImageHasher(nn.Module):
             yield self.base_features(torch.as_tensor(part, device=device))
 
     def _check_labels(self, name: str, labels: Tensor, count: int | None = None) -> Tensor:
-        labels = torch.as_tensor(labels)
-        if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
+        """int64 (B,), or float32 (B, classes) of multi-hot labels."""
+        labels, classes = torch.as_tensor(labels), self.config.classes
+        if labels.ndim == 2:
+            if labels.shape[1] != classes or not ((labels == 0) | (labels == 1)).all():
+                raise ValueError(
+                    f"{name} must be classes (B,) or multi-hot (B, {classes}) of 0 and 1, "
+                    f"got {labels.dtype} {tuple(labels.shape)}"
+                )
+        elif labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
             raise ValueError(
-                f"{name} must be integer classes (B,), got {labels.dtype} {tuple(labels.shape)}"
+                f"{name} must be integer classes (B,) or multi-hot (B, {classes}), got "
+                f"{labels.dtype} {tuple(labels.shape)}"
             )
         if count is not None and len(labels) != count:
-            raise ValueError(f"{name} must be ({count},), got {tuple(labels.shape)}")
+            expected = (count,) if labels.ndim == 1 else (count, classes)
+            raise ValueError(f"{name} must be {expected}, got {tuple(labels.shape)}")
+        if labels.ndim == 2:
+            return labels.to(torch.float32)
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.config.classes:
             raise ValueError(
                 f"{name} must be from 0 to {self.config.classes - 1}, "
@@ -131,6 +142,30 @@ def check_options(options: dict[str, Any], config: type, model: str) -> None:
     known = {field.name for field in dataclasses.fields(config)}
     if unknown := sorted(set(options) - known):
         raise TypeError(f"unknown option {unknown[0]!r}; {model} has {sorted(known)}")
+
+
+def defaults_of(config: Any) -> dict[str, Any]:
+    """The settings of a config that have a default, with it."""
+    return {
+        field.name: field.default
+        for field in dataclasses.fields(config)
+        if field.default is not dataclasses.MISSING
+    }
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """The settings of a config as a record: those that came later only where they are in use.
+
+    A field with `metadata={"later": True}` was added after records were made; without it, while it
+    has its default, a run is what it was and keeps its hash.
+    """
+    later = {f.name for f in dataclasses.fields(config) if f.metadata.get("later")}
+    defaults = defaults_of(config)
+    return {
+        name: value
+        for name, value in dataclasses.asdict(config).items()
+        if name not in later or value != defaults[name]
+    }
 
 
 def check_class_names(

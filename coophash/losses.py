@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from coophash._losses_pairs import dpsh_loss, dtsh_loss, hashnet_beta, hashnet_loss
+from coophash._losses_pairs import dpsh_loss, dtsh_loss, hashnet_beta, hashnet_loss, similar
 from coophash._losses_points import (
     csq_loss,
     greedyhash_loss,
@@ -68,13 +68,14 @@ def triplet_loss(anchor: Tensor, positive: Tensor, negative: Tensor, margin: flo
 def batch_all_triplet_loss(outputs: Tensor, labels: Tensor, margin: float) -> Tensor:
     """`triplet_loss` over every (anchor, same class, other class) triple of a batch.
 
-    outputs: (B, K) real; labels: (B,) integer classes. A batch without any such triple gives 0.
+    outputs: (B, K) real; labels: (B,) integer classes, or (B, C) multi-hot, where "same" is to
+    share a label and "other" to share none. A batch without any such triple gives 0.
     Memory B^2, time B^2 (K + log B): the loss is linear in the distances wherever the set of active
     triples does not change, and how often each distance takes part is counted by sorting.
     """
     squared = outputs.square().sum(1)
     distance = squared[:, None] + squared[None, :] - 2 * outputs @ outputs.T  # (B, B)
-    same = labels[:, None] == labels[None, :]
+    same = similar(labels)
     other = same.logical_not()
     positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     with torch.no_grad():  # a triple is active where far < limit

@@ -65,8 +65,15 @@ class ConditionalBatchNorm(nn.Module):
         nn.init.normal_(self.bias.weight, 0.0, self.spread)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        """x: (B, channels, H, W), labels: (B,) -> (B, channels, H, W)."""
-        gain, bias = self.gain(labels), self.bias(labels)
+        """x: (B, channels, H, W), labels -> (B, channels, H, W).
+
+        labels: classes (B,); or (B, classes), the weights of each label of an image, which sum to
+        1: the gain is then the mean of their gains.
+        """
+        if labels.dim() == 1:
+            gain, bias = self.gain(labels), self.bias(labels)
+        else:
+            gain, bias = labels @ self.gain.weight, labels @ self.bias.weight
         return torch.addcmul(bias[:, :, None, None], self.norm(x), gain[:, :, None, None])
 
 
@@ -104,9 +111,13 @@ class ConvGenerator(nn.Module):
         self.last = nn.Conv2d(widths[-1], outputs, 3, padding=1)
 
     def forward(self, labels: Tensor, latent: Tensor) -> Tensor:
-        """labels: (B,) classes, latent: (B, d) -> (B, C, H, W) in (-1, 1)."""
-        one_hot = F.one_hot(labels, self.classes).to(latent.dtype)
-        x = self.dense(torch.cat([latent, one_hot], 1)).unflatten(1, (-1, *self.small))
+        """labels: (B,) or multi-hot (B, classes), latent: (B, d) -> (B, C, H, W) in (-1, 1)."""
+        if labels.dim() == 1:
+            hot = F.one_hot(labels, self.classes).to(latent.dtype)
+        else:
+            hot = labels.to(latent.dtype)
+            labels = hot / hot.sum(1, keepdim=True)
+        x = self.dense(torch.cat([latent, hot], 1)).unflatten(1, (-1, *self.small))
         x = F.relu(self.first_norm(x, labels))
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = F.interpolate(F.relu(norm(convolution(x), labels)), scale_factor=2.0)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from coophash.coop import CooperativeOptimizers, CoopHash
 from coophash.hasher import ImageHasher
@@ -19,7 +20,8 @@ def make_optimizers(
     """Adam for each network of the model, with the rates as `initial_lr` for a schedule."""
     if isinstance(model, CoopHash):
         return _cooperative(model, rate, generator_rate)
-    optimizers = SupervisedOptimizers(torch.optim.Adam(model.parameters(), rate, betas=BETAS))
+    groups = _groups(model, model.config, rate)
+    optimizers = SupervisedOptimizers(torch.optim.Adam(groups, betas=BETAS))
     return _note_rates(optimizers)
 
 
@@ -30,14 +32,29 @@ def _cooperative(model: CoopHash, rate: float, generator_rate: float) -> Coopera
     does not slow a head that sees no other loss: at the full rate energies were seen to run off.
     """
     head = list(model.descriptor.energy_head.parameters())
-    rest = [p for n, p in model.descriptor.named_parameters() if not n.startswith("energy_head.")]
     energy_rate = rate * model.config.energy_rate
-    groups = [{"params": rest, "lr": rate}, {"params": head, "lr": energy_rate}]
+    groups = _groups(model.descriptor, model.config, rate, leave_out="energy_head.")
+    groups.insert(1, {"params": head, "lr": energy_rate})
     optimizers = CooperativeOptimizers(
         torch.optim.Adam(groups, betas=BETAS),
         torch.optim.Adam(model.generator.parameters(), generator_rate, betas=BETAS),
     )
     return _note_rates(optimizers)
+
+
+def _groups(
+    module: nn.Module, config: Any, rate: float, leave_out: str | None = None
+) -> list[dict[str, Any]]:
+    """Parameters with their rates; those of a backbone, which may know a lot, have their own."""
+    backbone: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        if leave_out is None or not name.startswith(leave_out):
+            (backbone if name.startswith("base.backbone.") else rest).append(parameter)
+    groups: list[dict[str, Any]] = [{"params": rest, "lr": rate}]
+    if backbone:
+        groups.append({"params": backbone, "lr": rate * config.backbone_rate})
+    return groups
 
 
 Optimizers = TypeVar("Optimizers", CooperativeOptimizers, SupervisedOptimizers)

@@ -27,7 +27,7 @@ from coophash.checkpoints import CHECKPOINT_FILE, write_atomically
 from coophash.data import ImageSet
 from coophash.environment import commit, machine, versions
 from coophash.evaluation import without_classes
-from coophash.hasher import ImageHasher
+from coophash.hasher import ImageHasher, settings_of
 from coophash.history import History
 from coophash.methods import make_model
 from coophash.protocols import Split
@@ -225,7 +225,7 @@ def _settings(recipe: Recipe, images: ImageSet) -> dict[str, dict[str, Any]]:
     found = {}
     for run in recipe.runs:
         if (run.name, run.bits) not in models:
-            models[run.name, run.bits] = dataclasses.asdict(_model(run, images).config)
+            models[run.name, run.bits] = settings_of(_model(run, images).config)
         if run.protocol.hash not in splits:
             splits.add(run.protocol.hash)
             _check_split(run, images)

@@ -12,6 +12,10 @@ say how; what follows is our reading. Of each image y, of which some pixels are 
     chain      Eq. 6 from there under c, the observed pixels held
 
 Rounds after the first start from what the one before it gave, in place of the fill.
+
+With several labels an image the samples are of one label each, the labels are those that the
+category head gives at least 1/2, and the likeliest, or those that are given; g and the energy have
+the set of them (`coophash.label_sets`).
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from torch.nn import functional as F
 from coophash._options import check_integer
 from coophash.data import ImageSet
 from coophash.data.checks import check_images
+from coophash.label_sets import likeliest
 from coophash.sampling import langevin
 
 if TYPE_CHECKING:
@@ -88,6 +93,12 @@ def recover(
         TypeError, ValueError: as there.
     """
     c = model.config
+    if c.generator_shape != c.image_shape:
+        raise ValueError(
+            f"this model makes images of {c.generator_shape[1]} x {c.generator_shape[2]} and takes "
+            f"{c.image_shape[1]} x {c.image_shape[2]}: it cannot recover pixels that it does not "
+            "make; give generator_size the images' own size, or reduce the images"
+        )
     if not can_recover(model):
         lacks = c.without or "cooperative part"
         raise ValueError(f"this model is without its {lacks}: it cannot recover images")
@@ -129,10 +140,16 @@ def recover(
 
 
 def can_recover(model: Any) -> bool:
-    """Whether a model has what recovery needs: a `CoopHash` with generator and inference head."""
+    """Whether a model has what recovery needs: a `CoopHash` with generator and inference head.
+
+    Its generator makes images of the size that the model takes.
+    """
     c = getattr(model, "config", None)
-    cooperative = bool(getattr(c, "cooperative", False)) and hasattr(model, "generator")
-    return cooperative and getattr(c, "without", "") not in ("generator", "inference")
+    if c is None or not getattr(c, "cooperative", False) or not hasattr(model, "generator"):
+        return False
+    if c.generator_shape != c.image_shape:
+        return False
+    return c.without not in ("generator", "inference")
 
 
 def _recover(
@@ -140,7 +157,9 @@ def _recover(
     rounds: int, steps: int, starts: int, trust: float, seed: int, batch: int,
 ) -> Tensor:  # fmt: skip
     """One batch; y: (B, C, H, W), observed: bool of the same shape."""
-    c, descriptor = model.config, model.descriptor
+    c, descriptor, several = model.config, model.descriptor, model.multi_label
+    if classes is not None and classes.dim() == 2:
+        several = True
     weights = _weights(prior, y, observed, c.latent_dim, classes)
     whole = _blend(y, (weights @ prior.images).view_as(y), observed, trust)
     evidence = weights @ prior.classes
@@ -148,16 +167,22 @@ def _recover(
     for number in range(rounds):
         features = descriptor.base(whole)
         if classes is None:
-            if c.without != "category":
-                evidence = evidence + descriptor.category_head(features).softmax(1)
-            chosen = evidence.argmax(1)
+            if several and c.without != "category":
+                chosen = likeliest(descriptor.category_head(features)).to(y.dtype)
+            else:
+                if c.without != "category":
+                    evidence = evidence + descriptor.category_head(features).softmax(1)
+                chosen = evidence.argmax(1)
             evidence = torch.zeros_like(evidence)  # later images are made under a class already
             if c.without == "category":
                 classes = chosen
         else:
             chosen = classes
         mean, log_std = descriptor.infer(features)
-        mean = mean - prior.latent_means[chosen]
+        if chosen.dim() == 1:
+            mean = mean - prior.latent_means[chosen]
+        else:
+            mean = mean - (chosen / chosen.sum(1, keepdim=True)) @ prior.latent_means
         best = torch.full((len(y),), torch.inf, device=y.device)
         made = whole
         for start in range(starts):
@@ -226,7 +251,8 @@ def _weights(
     )
     logs = -0.5 * freedom * distance.clamp_min(1e-3).log()
     if classes is not None:
-        logs = logs.masked_fill(prior.classes.T[classes] == 0, -torch.inf)
+        of = prior.classes.T[classes] if classes.dim() == 1 else classes @ prior.classes.T
+        logs = logs.masked_fill(of == 0, -torch.inf)
     return logs.softmax(1)
 
 

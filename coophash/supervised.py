@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from coophash import losses
-from coophash.coop_config import check_range
+from coophash.backbone import make_base
+from coophash.coop_config import check_backbone, check_range, later
 from coophash.hasher import ImageHasher, check_class_names, check_options
-from coophash.networks import ConvBase
 
 # Options of each method and their defaults, by the number of bits.
 _OPTIONS: dict[str, dict[str, Any]] = {
@@ -35,7 +35,9 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 METHODS = tuple(_OPTIONS)
-_COMMON = ("base_channels", "features", "gradient_clip")
+_COMMON = (
+    "base_channels", "features", "backbone", "backbone_weights", "backbone_rate", "gradient_clip"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,9 @@ class SupervisedHashConfig:
         method: "dpsh", "dtsh", "hashnet", "greedyhash", "csq" or "orthohash".
         bits: K, length of the code, 1 to 4096.
         classes: number of classes or labels, at least 2.
-        image_shape: (C, H, W); C 1 or 3, H and W from 8 to 64.
+        image_shape: (C, H, W); C 1 or 3, H and W from 8 to 64, or to 1024 with a backbone.
         base_channels, features: width of the base's first convolution and of its output.
+        backbone, backbone_weights, backbone_rate: a model of timm as the base, as for CoopHash.
         gradient_clip: largest norm of the gradient, as for CoopHash.
         quantization_weight: of the pull towards the signs [dpsh 0.1, dtsh 1, greedyhash 0.1, csq
             0.05].
@@ -73,6 +76,9 @@ class SupervisedHashConfig:
     image_shape: tuple[int, int, int]
     base_channels: int = 32
     features: int = 256
+    backbone: str | None = later(None)
+    backbone_weights: str | None = later(None)
+    backbone_rate: float = later(0.1)
     gradient_clip: float = 5.0
     quantization_weight: float | None = None
     margin: float | None = None
@@ -94,10 +100,7 @@ class SupervisedHashConfig:
         check_range("classes", self.classes, 2, None)
         check_range("base_channels", self.base_channels, 1, None)
         check_range("features", self.features, 1, None)
-        if len(self.image_shape) != 3 or self.image_shape[0] not in (1, 3):
-            raise ValueError(f"image_shape must be (1 or 3, H, W), got {self.image_shape}")
-        for side in self.image_shape[1:]:
-            check_range("height and width in image_shape", side, 8, 64)
+        check_backbone(self)
         self._check_options()
 
     def _check_options(self) -> None:
@@ -113,7 +116,7 @@ class SupervisedHashConfig:
                 continue
             if value is None:
                 object.__setattr__(self, name, options[name](self.bits))
-        for name in (*(options.keys() - {"centers"}), "gradient_clip"):
+        for name in (*(options.keys() - {"centers"}), "gradient_clip", "backbone_rate"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise TypeError(f"{name} must be a number, got {value!r}")
@@ -163,7 +166,7 @@ class SupervisedHash(ImageHasher):
         c = self.config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.base = ConvBase(c.image_shape, c.base_channels, c.features)
+            self.base = make_base(c)
             self.hash_head = nn.Linear(c.features, bits, bias=method != "orthohash")
             self.norm = nn.BatchNorm1d(bits) if method == "orthohash" else nn.Identity()
             if method == "greedyhash":
@@ -216,17 +219,6 @@ class SupervisedHash(ImageHasher):
                 outputs, labels, centers, quantization_weight=c.quantization_weight
             )
         return losses.orthohash_loss(outputs, labels, centers, margin=c.margin, scale=c.scale)
-
-    def _check_labels(self, name: str, labels: Tensor, count: int | None = None) -> Tensor:
-        labels = torch.as_tensor(labels)
-        if labels.ndim != 2:
-            return super()._check_labels(name, labels, count)
-        if labels.shape[1] != self.config.classes or not ((labels == 0) | (labels == 1)).all():
-            raise ValueError(
-                f"{name} must be classes (B,) or multi-hot (B, {self.config.classes}) of 0 and 1, "
-                f"got {labels.dtype} {tuple(labels.shape)}"
-            )
-        return labels.to(torch.float32)
 
 
 class SupervisedOptimizers(NamedTuple):

@@ -27,7 +27,7 @@ from coophash.augmentation import shift_and_flip
 from coophash.coop import CoopHash, cooperative_step
 from coophash.data import ImageSet
 from coophash.errors import require
-from coophash.hasher import ImageHasher
+from coophash.hasher import ImageHasher, defaults_of
 from coophash.history import History
 from coophash.interrupts import DeferredInterrupt
 from coophash.metrics import average_precision
@@ -63,8 +63,8 @@ def fit(
     Args:
         model: a `CoopHash` or `SupervisedHash`, on the device to train on.
         dataset: labelled images: an `ImageSet`, or (images, labels) with images (N, C, H, W) float
-            in [-1, 1] or uint8 and labels (N,) integer classes, NumPy or torch; for a
-            `SupervisedHash` also multi-hot labels (N, classes).
+            in [-1, 1] or uint8, NumPy or torch, and labels (N,) integer classes or, where an image
+            has several, (N, classes) multi-hot.
         validation: labelled images that choose the weights to end with. One half of them is
             searched for in the other, and the reverse; the latest update whose mAP is within one
             standard error of the best is kept (Breiman's rule: a score that is no worse for sure,
@@ -111,6 +111,8 @@ def fit(
     images, labels = labelled(model, dataset, "dataset")
     if isinstance(dataset, ImageSet) and model.class_names is None:
         model.class_names = dataset.class_names
+    if isinstance(model, CoopHash):
+        model.multi_label = labels.ndim == 2
     check_classes(model, labels)
     held_out = None if validation is None else labelled(model, validation, "validation")
 
@@ -351,6 +353,8 @@ class _Run:
         wanted, found = self.history.settings, facts["history"]["settings"]
         found.setdefault("shift", 0), found.setdefault("flip", False)  # as it was without them
         found["model"]["image_shape"] = tuple(found["model"]["image_shape"])
+        # What was not yet a setting when the checkpoint was written was as its default says.
+        found["model"] = defaults_of(self.model.config) | found["model"]
         for name in wanted:
             if wanted[name] != found.get(name):
                 raise ValueError(

@@ -48,7 +48,12 @@ class ImageSet:
             raise TypeError(f"labels must be an integer array (N,), got {_describe(labels)}")
         count = len(images)
         if labels.shape != (count,):
-            raise ValueError(f"labels must be ({count},) for {count} images, got {labels.shape}")
+            mend = ""
+            if labels.ndim == 2:
+                mend = ": an ImageSet has one label an image; give fit (images, labels) instead"
+            raise ValueError(
+                f"labels must be ({count},) for {count} images, got {labels.shape}{mend}"
+            )
         names = tuple(str(name) for name in self.class_names)
         if count and (int(labels.min()) < 0 or int(labels.max()) >= len(names)):
             raise ValueError(

@@ -1,0 +1,65 @@
+"""CoopHash's multipurpose descriptor (Sec. 3.3): a base f0 and the heads on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from coophash import _descriptor_gradient
+from coophash._chain_energy import StepArguments, by_autograd
+from coophash.backbone import make_base
+from coophash.coop_config import CoopHashConfig
+from coophash.kernels.energy import energy_head
+
+
+class Descriptor(nn.Module):
+    """One shared base f0 and four light heads: energy, inference, category and hash (Sec. 3.3)."""
+
+    def __init__(self, config: CoopHashConfig) -> None:
+        super().__init__()
+        self.base: Any = make_base(config)
+        self.energy_head = nn.Linear(config.features, config.classes)  # one output per class
+        self.inference_head = nn.Linear(config.features, 2 * config.latent_dim)
+        self.category_head = nn.Linear(config.features, config.classes)
+        self.hash_head = nn.Linear(config.features, config.bits)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """f_E(x, c), Eq. 3: (B, C, H, W), (B,) or multi-hot (B, classes) -> (B,)."""
+        return self.energy(self.base(images), labels)
+
+    def energy_and_grad(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Energies (B,) and df_E/dx, without a graph and without gradients of the weights.
+
+        By hand (`_descriptor_gradient.py`) while the layers are as made here, else by autograd.
+        """
+        if _descriptor_gradient.applies(self.base, self.energy_head, images):
+            with torch.no_grad():
+                return _descriptor_gradient.energy_and_grad(
+                    self.base, self.energy_head, images, labels
+                )
+        return by_autograd(lambda x: self(x, labels), images)
+
+    def energy_and_update(self, images: Tensor, labels: Tensor, step: StepArguments) -> Any:
+        """Energies (B,) and the images after one Langevin step, fused; or NotImplemented."""
+        if not (
+            _descriptor_gradient.fuses(images)
+            and _descriptor_gradient.applies(self.base, self.energy_head, images)
+        ):
+            return NotImplemented
+        with torch.no_grad():
+            return _descriptor_gradient.energy_and_update(
+                self.base, self.energy_head, images, labels, step
+            )
+
+    def energy(self, features: Tensor, labels: Tensor) -> Tensor:
+        """h_E(c, f0(x)): (B, features), labels -> (B,); lower is likelier (Eq. 3)."""
+        head = self.energy_head
+        energies: Tensor = energy_head(features, head.weight, head.bias, labels)
+        return energies
+
+    def infer(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of q(z | x): (B, features) -> two of (B, d)."""
+        mean, log_std = self.inference_head(features).chunk(2, dim=1)
+        return mean, log_std
