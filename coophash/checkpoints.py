@@ -195,15 +195,36 @@ def save_training(
     write_atomically(path, content)
 
 
+def read_facts(path: Path) -> dict[str, Any]:
+    """The facts of a training checkpoint; its tensors are not read.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing, damaged or no checkpoint.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: the folder is incomplete, restore or retrain")
+    safetensors = require("safetensors", "train", "saving and loading models")
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            return _facts(dict(file.metadata() or {}), path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}): restore it or train again") from None
+
+
+def _facts(metadata: dict[str, str], path: Path) -> dict[str, Any]:
+    try:
+        facts: dict[str, Any] = json.loads(metadata["facts"])
+    except (KeyError, ValueError):
+        raise ValueError(f"{path} is no training checkpoint: remove it and train again") from None
+    return facts
+
+
 def load_training(
     path: Path, modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Undo `save_training`: fills modules and optimisers, returns (extra, facts)."""
     tensors, metadata = read_tensors(path)
-    try:
-        facts = json.loads(metadata["facts"])
-    except (KeyError, ValueError):
-        raise ValueError(f"{path} is no training checkpoint: remove it and train again") from None
+    facts = _facts(metadata, path)
 
     def take(prefix: str) -> dict[str, Tensor]:
         names = [name for name in tensors if name.startswith(prefix)]

@@ -23,8 +23,16 @@ def fit(model: Any, dataset: Any, *arguments: Any, **options: Any) -> History:
     Raises:
         TypeError, ValueError, FloatingPointError, KeyboardInterrupt: as these two.
     """
+    from torch.nn import Module
+
     from coophash.ucch import UCCH
 
+    given: object = model
+    if not isinstance(given, Module):
+        told = f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
+        raise TypeError(
+            f"model must be a CoopHash, SupervisedHash or UCCH, got {told}: make one first"
+        )
     if isinstance(model, UCCH):
         from coophash.ucch_training import fit_pairs
 

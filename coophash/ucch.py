@@ -87,7 +87,8 @@ class MemoryBank(nn.Module):
 
     def __init__(self, items: int, bits: int, seed: int = 0) -> None:
         super().__init__()
-        source = torch.Generator().manual_seed(seed)
+        check_integer("items", items, 1)
+        source = torch.Generator().manual_seed(check_seed(seed))
         signs = torch.randint(2, (items, bits), generator=source) * 2 - 1
         self.register_buffer("values", signs / bits**0.5)
         self.register_buffer("codes", pack(self.values))
@@ -201,9 +202,9 @@ class UCCH(nn.Module):
         training = encoder.training
         encoder.eval()
         try:
-            device = encoder.mean.device
+            like = encoder.mean
             parts = [
-                encoder(self.prepared(encoder, part.to(device)))
+                encoder(self.prepared(encoder, part.to(like))).float()
                 for part in torch.split(torch.as_tensor(values), batch_size)
             ]
         finally:
@@ -310,7 +311,7 @@ def ucch_step(
         momentum=0.0 if warm_up else c.bank_momentum, normalize=c.normalize_bank,
     )  # fmt: skip
     similarity, own = similarity.detach(), similarity.detach().diagonal().mean()
-    others = (similarity.mean() * len(rows) - own) / (len(rows) - 1)
+    others = (similarity.mean() * len(rows) - own) / max(len(rows) - 1, 1)
     return {
         "loss": loss.detach(), "contrast": contrast.detach(), "ranking": ranking.detach(),
         "similarity_own": own, "similarity_others": others,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coophash import checkpoints
-from coophash._pair_input import check_pairs, check_seed
+from coophash._pair_input import check_pairs, check_seed, digest_of
 from coophash.data.pairs import PairSet
 from coophash.errors import require
 from coophash.history import History
@@ -73,6 +73,7 @@ def fit_pairs(
         TypeError, ValueError: data or settings that do not fit, or a checkpoint that was made with
             others.
         FloatingPointError: the training diverged.
+        NotADirectoryError: the folder is a file.
         KeyboardInterrupt: passed on after the checkpoint is written.
     """
     given: dict[str, Any] = {
@@ -85,10 +86,14 @@ def fit_pairs(
     for name, value in (("validate_every", validate_every), ("checkpoint_every", checkpoint_every)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+    if folder is not None and Path(folder).exists() and not Path(folder).is_dir():
+        raise NotADirectoryError(f"folder {str(folder)!r} is a file: give another name")
     if resume and folder is None:
         raise ValueError("resume needs folder: the folder that holds the checkpoint")
     if not isinstance(pairs, PairSet):
         raise TypeError(f"pairs must be a PairSet, got {type(pairs).__name__}")
+    if (dtype := model.image_encoder.mean.dtype) != torch.float32:
+        raise TypeError(f"model must be float32 to be trained, got {dtype}: call model.float()")
     check_pairs(pairs, model.config.image_dim, model.config.text_dim, "pairs")
     trained, queries, database = _validation(model, pairs, validation, seed)
     size = model.config.batch_size
@@ -100,7 +105,7 @@ def fit_pairs(
         model, trained, queries, database,
         settings={
             "model": _plain(dataclasses.asdict(model.config)), "preset": model.preset,
-            "pairs": len(trained), "seed": seed,
+            "pairs": len(trained), "seed": seed, "pairs_digest": digest_of(pairs),
             "validation": validation if isinstance(validation, str) else
             (0 if queries is None else len(queries)),
             "validate_every": validate_every,
@@ -305,15 +310,17 @@ class _Run:
         """Restore what `save` wrote, if it wrote anything."""
         if self.path is None or not self.path.exists():
             return
-        modules = {"model": self.model, "bank": self.bank}
-        extra, facts = checkpoints.load_training(self.path, modules, {"optimizer": self.optimizer})
-        wanted, found = self.history.settings, facts["history"]["settings"]
+        facts = checkpoints.read_facts(self.path)
+        wanted, found = self.history.settings, facts.get("history", {}).get("settings", {})
+        wanted, found = ({**s, **s.get("model", {}), "model": None} for s in (wanted, found))
         for name in wanted:
             if wanted[name] != found.get(name):
                 raise ValueError(
                     f"{self.path} was made with {name} = {found.get(name)!r}, not "
                     f"{wanted[name]!r}: resume with the settings it was started with"
                 )
+        modules = {"model": self.model, "bank": self.bank}
+        extra, facts = checkpoints.load_training(self.path, modules, {"optimizer": self.optimizer})
         self.history = History(**facts["history"])
         self.epoch, self.place = facts["epoch"], facts["place"]
         for name, value in extra.items():

@@ -91,6 +91,15 @@ def test_a_stopped_run_resumes_to_the_same_weights(tmp_path, monkeypatch, stop):
         ch.fit(model(**options), pairs(120, 0), folder=tmp_path, **settings)
     with pytest.raises(ValueError, match="was made with seed = 0, not 3"):
         ch.fit(model(**options), pairs(120, 0), folder=tmp_path, resume=True, seed=3, **settings)
+    for changed, data, message in (
+        ({"epochs": 9}, pairs(120, 0), "made with epochs = 4, not 9: resume"),
+        ({"image_hidden": (7,)}, pairs(120, 0), r"image_hidden = \[24\], not \[7\]"),
+        ({}, pairs(120, 1), "made with pairs_digest = "),
+        ({}, pairs(130, 0), "made with pairs = 108, not 117"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            net = model(**{**options, **changed})
+            ch.fit(net, data, folder=tmp_path, resume=True, **settings)
     net = model(**options, seed=5)  # the checkpoint's weights count, not these
     history = ch.fit(net, pairs(120, 0), folder=tmp_path, resume=True, **settings)
 
@@ -201,6 +210,27 @@ def test_settings_at_their_limits(options, bits):
     history = ch.fit(net, few, 0.1, progress=False)
     assert all(math.isfinite(value) for value in history.records[-1].values())
     assert net.encode_text(few).shape == (33, -(-bits // 8))
+
+
+def test_what_cannot_be_trained_is_said_before_training(tmp_path):
+    with pytest.raises(TypeError, match=r"float32 to be trained, got torch\.float64: call model"):
+        ch.fit(model().double(), pairs(64, 0), progress=False)
+    with pytest.raises(TypeError, match="got the class UCCH: make one first"):
+        ch.fit(ch.UCCH, pairs(64, 0))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="is a file: give another name"):
+        ch.fit(model(), pairs(64, 0), folder=tmp_path / "file", progress=False)
+
+
+def test_other_types_of_the_model_encode():
+    net, data = model(), pairs(20, 0)
+    outputs = net.text_outputs(data)
+    assert net.double().text_outputs(data).dtype == torch.float32
+    torch.testing.assert_close(net.text_outputs(data), outputs)
+    net.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(net.text_outputs(data), outputs, atol=0.05, rtol=0)
+        ch.fit(net, data, None, batch_size=4, epochs=1, progress=False)
 
 
 @pytest.mark.parametrize(
