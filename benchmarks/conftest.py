@@ -80,6 +80,7 @@ def beside_peers(benchmark):
         peer        the fastest of them by its median
         ratio       its time over ours in the same round: quartiles
         ratios      the same for each of them
+        cpu_ratio   that peer's CPU time over ours in the same round: quartiles
         of_limit    the limit's time over ours in the same round: quartiles
         seconds     of each: quartiles
         Gp/s        1e9 (code, query) pairs a second: ours and the peer's, by the medians
@@ -126,6 +127,7 @@ def beside_peers(benchmark):
                 "peer": best,
                 "ratio": _quartiles(wall[best] / wall["ours"]),
                 "ratios": {name: _quartiles(wall[name] / wall["ours"]) for name in peers},
+                "cpu_ratio": _quartiles((used[best] * wall[best]) / (used["ours"] * wall["ours"])),
                 "seconds": {name: _quartiles(values) for name, values in wall.items()},
                 "Gp/s": [pairs / float(np.median(wall[name])) / 1e9 for name in ("ours", best)],
                 "cores": [round(float(np.median(used[name])), 2) for name in ("ours", best)],

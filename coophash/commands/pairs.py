@@ -189,11 +189,16 @@ def query_codes(model: Path, queries: str | Path, split: Split, device: Device) 
 def evaluate_encoded(
     queries: EncodedSet, database: EncodedSet, radius: int, k: int | None
 ) -> dict[str, Any]:
-    """Scores of both directions, shown as a table and returned for JSON."""
+    """Scores of both directions, shown as a table and returned for JSON.
+
+    Without labels in either, as for Flickr30K: how often the own other half is found.
+    """
     from coophash.cross_modal import IMAGE, TEXT, evaluate_cross_modal
     from coophash.evaluation import check_comparable
 
-    check_comparable(queries, database)
+    bare = queries.labels is None and database.labels is None and queries.bits == database.bits
+    if not bare:
+        check_comparable(queries, database)
     parts: dict[str, list[EncodedSet]] = {}
     for name, encoded in (("queries", queries), ("database", database)):
         assert encoded.modalities is not None
@@ -208,6 +213,8 @@ def evaluate_encoded(
                 "with `coophash encode`"
             )
     asked, there = parts["queries"], parts["database"]
+    if bare:
+        return _own_halves(asked, there, queries.bits, k)
     if np.isin(asked[0].ids, there[0].ids).any():
         say("note: some queries have the id of a pair in the database; are they the same pairs?")
     scores = evaluate_cross_modal(
@@ -231,3 +238,33 @@ def evaluate_encoded(
         row(f"precision@{k}", *(f"{s.precision_at_k:.4f}" for s in both))
     console.print(table)
     return scores.as_dict()
+
+
+def _own_halves(
+    asked: list[EncodedSet], there: list[EncodedSet], bits: int, k: int | None
+) -> dict[str, Any]:
+    """Recall of instance retrieval in both directions: is the pair's own other half found?"""
+    from coophash.cross_modal import IMAGE, TEXT, instance_recall, split_ids
+
+    ks = tuple(sorted({1, 5, 10} if k is None else {1, 5, 10, k}))
+    own, others = split_ids(asked[0].ids)[0], split_ids(there[0].ids)[0]
+    if not np.isin(own, others).all():
+        raise ValueError(
+            "without labels a query is right with its own other half, and some queries are no pair "
+            "of the database: give the same pairs as both, or labels"
+        )
+    found = {
+        "image_to_text": instance_recall(asked[IMAGE].codes, there[TEXT].codes, own, others, ks),
+        "text_to_image": instance_recall(asked[TEXT].codes, there[IMAGE].codes, own, others, ks),
+    }
+    table = new_table(
+        "own other half, no labels", "image to text", "text to image",
+        title=f"{len(asked[0]):,} query pairs, {len(there[0]):,} pairs, {bits} bits",
+    )  # fmt: skip
+    for rank in ks:
+        table.add_row(f"recall@{rank}", *(f"{recall[rank]:.4f}" for recall in found.values()))
+    console.print(table)
+    return {
+        direction: {f"recall@{rank}": value for rank, value in recall.items()}
+        for direction, recall in found.items()
+    }

@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 
 import coophash as ch
 from coophash.cli import main
-from coophash.cross_modal import IMAGE, TEXT, evaluate_cross_modal, split_ids
+from coophash.cross_modal import IMAGE, TEXT, evaluate_cross_modal, instance_recall, split_ids
 from coophash.encoded import EncodedSet
 
 SETTINGS = ["image_hidden=[12]", "text_hidden=[12]", "negatives=16", "batch_size=16", "epochs=3",
@@ -104,6 +104,29 @@ def test_scores_of_both_directions(trained, run, tmp_path):
         q.labels, d.labels, bits=24, k=5,
     )  # fmt: skip
     assert scores == json.loads(json.dumps(wanted.as_dict()))
+
+
+def test_recall_of_the_own_half_where_there_are_no_labels(trained, run, tmp_path):
+    with np.load(trained / "wiki.npz") as file:
+        np.savez(tmp_path / "f.npz", **{name: file[name] for name in file if name[0] != "L"})
+    for part in ("train", "test"):
+        out = tmp_path / f"{part}.npz"
+        assert run("encode", trained / "model", tmp_path / "f.npz", "--out", out,
+                   "--split", part).code == 0  # fmt: skip
+    test = tmp_path / "test.npz"
+    done = run("evaluate", "--queries", test, "--database", test, "--json", tmp_path / "s.json",
+               "-k", 20)  # fmt: skip
+    assert done.code == 0 and "recall@5" in done.out, done.err
+    scores = json.loads((tmp_path / "s.json").read_text())
+    q, model = ch.data.read_pairs(trained / "wiki.npz", "test"), ch.load(trained / "model")
+    own = np.arange(20)
+    wanted = instance_recall(model.encode_text(q), model.encode_image(q), own, own, (1, 20))
+    assert scores["text_to_image"]["recall@1"] == pytest.approx(wanted[1])
+    assert scores["image_to_text"]["recall@20"] == 1.0
+    done = run("evaluate", "--queries", test, "--database", tmp_path / "train.npz")
+    assert done.code and "some queries are no pair of the database" in done.err
+    done = run("evaluate", "--queries", test, "--database", trained / "test.npz")
+    assert done.code and "the queries have no labels" in done.err
 
 
 def test_several_labels_a_pair(run, tmp_path, trained):
