@@ -29,6 +29,7 @@ from coophash.kernels.first_layer import first_conv_bits
 from coophash.kernels.first_layer_langevin import first_conv_input_grad
 from coophash.kernels.leaky_relu import bias_leaky_relu_bits, leaky_relu_backward
 from coophash.networks import ConvBase
+from coophash.spectral import stands_still
 
 
 def applies(base: nn.Module, head: nn.Module, x: Tensor) -> bool:
@@ -38,7 +39,8 @@ def applies(base: nn.Module, head: nn.Module, x: Tensor) -> bool:
     layers = [*base.convolutions, base.dense, head]
     plain = [nn.Conv2d] * len(base.convolutions) + [nn.Linear] * 2
     return _as_made(base) and all(
-        type(layer) is kind and _as_made(layer) for layer, kind in zip(layers, plain, strict=True)
+        (type(layer) is kind or stands_still(layer, kind)) and _as_made(layer)
+        for layer, kind in zip(layers, plain, strict=True)
     )
 
 

@@ -26,12 +26,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from coophash import label_sets, losses
+from coophash import losses, replay
 from coophash.coop import CoopHash
 from coophash.coop_terms import (
     category_loss,
+    energy_terms,
     look,
     other_classes,
     random_source,
@@ -90,9 +90,9 @@ def ablated_loss(
     else:
         pair = model._pair(labels, others, latent)
         positive, negative, revised = pair.positive, pair.negative, pair.positive
+        moved = x.new_zeros(())
         if without not in ("energy", "langevin"):
-            revised = model.revise(positive, labels, seed, first_step=update * c.langevin_steps)
-        moved = (revised - positive).abs().mean()
+            revised, moved = model._chain(positive, labels, source, seed, update)
 
     images = [positive, negative] + ([] if revised is positive else [revised])
     real_f, low, low_f, positive_f, negative_f, *rest = look(model, x, images)
@@ -101,12 +101,9 @@ def ablated_loss(
     watched: dict[str, Tensor] = {}
 
     if without != "energy":
-        real, synthetic = (descriptor.energy(f, labels) for f in (low_f, revised_f))
-        gap = losses.energy_loss(real, synthetic)
-        gap = gap * losses.energy_damping(real, synthetic, c.energy_gap)
-        gap = gap + c.energy_penalty * losses.energy_penalty(real, synthetic)
-        total = total + c.energy_weight * gap
-        watched |= {"energy_real": real.mean(), "energy_revised": synthetic.mean()}
+        energy = energy_terms(model, low, revised, low_f, revised_f, labels, source)
+        total = total + energy.loss
+        watched |= energy.watched
         if without != "langevin":
             watched["chain_move"] = moved
 
@@ -151,20 +148,15 @@ def chained_pair(
 
     The chains go on in `model.replay`, (classes, REPLAY, C, H, W), which is written to.
     """
-    replay, under = model.get_buffer("replay"), torch.cat([labels, others])
-    owner = under if under.dim() == 1 else label_sets.one_of(under, source)
-    # Each chain of a class is another row, so that none is written twice.
-    one_hot = F.one_hot(owner, model.config.classes)
-    rank = (one_hot.cumsum(0) * one_hot).sum(1) - 1
-    offset = torch.randint(replay.shape[1], (1,), generator=source, device=labels.device)
-    rows = (rank + offset) % replay.shape[1]
-    start = replay[owner, rows]
+    memory, under = replay.Memory(model.get_buffer("replay")), torch.cat([labels, others])
+    places = memory.choose(under, source)
+    start = memory.read(places)
     shape = (len(under), 1, 1, 1)
     anew = torch.rand(shape, generator=source, device=labels.device) < RESTART
     noise = 2 * torch.rand(start.shape, generator=source, device=labels.device) - 1
     start = torch.where(anew, noise, start)
     steps = model.config.langevin_steps
     revised: Tensor = model.revise(start, under, seed, first_step=update * steps)
-    replay[owner, rows] = revised
+    memory.write(places, revised)
     positive, negative = revised.chunk(2)
     return positive, negative, (revised - start).abs().mean()

@@ -19,11 +19,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from coophash import label_sets, losses
+from coophash import label_sets, replay, spectral
 from coophash.backbone import reduce
 from coophash.coop_config import CoopHashConfig
 from coophash.coop_terms import (
     category_loss,
+    energy_terms,
     look,
     other_classes,
     random_source,
@@ -45,8 +46,6 @@ __all__ = [
     "Descriptor",
     "cooperative_step",
 ]
-
-REPLAY = 100  # images of a class that chains go on from without a generator
 
 
 class ContrastivePair(NamedTuple):
@@ -107,10 +106,13 @@ class CoopHash(ImageHasher):
             self.generator = ConvGenerator(
                 c.generator_shape, c.classes, c.latent_dim, c.generator_channels
             )
-        if c.without == "generator":  # where its chains stopped last, from uniform noise on
-            noise = torch.Generator().manual_seed(seed)
-            shape = (c.classes, REPLAY, *c.generator_shape)
-            self.register_buffer("replay", 2 * torch.rand(shape, generator=noise) - 1)
+            if c.spectral_norm:
+                self.descriptor.normalize(c.spectral_norm)
+        if c.without == "generator" or c.replay:
+            images, filled = replay.new_memory(c.classes, c.generator_shape, seed)
+            self.register_buffer("replay", images)
+            if c.replay:
+                self.register_buffer("replay_filled", filled)
 
     def energy(self, images: Tensor, labels: Tensor) -> Tensor:
         """f_E(x, c), Eq. 3: (B, C, H, W), (B,) or (B, classes) -> (B,). Lower is likelier.
@@ -188,6 +190,23 @@ class CoopHash(ImageHasher):
             noise=c.langevin_noise, clamp=(-1.0, 1.0), seed=seed, first_step=first_step,
             return_energies=return_energies,
         )  # fmt: skip
+
+    def _chain(
+        self, positive: Tensor, labels: Tensor, source: torch.Generator, seed: int, update: int
+    ) -> tuple[Tensor, Tensor]:
+        """x~ of an update's chains, and how far they moved a pixel on average.
+
+        They start from x+ (Eq. 5), and `replay` of them where others stopped: that is written to.
+        """
+        share, first_step = self.config.replay, update * self.config.langevin_steps
+        if not share:
+            revised: Tensor = self.revise(positive, labels, seed, first_step)
+            return revised, (revised - positive).abs().mean()
+        memory = replay.Memory(self.get_buffer("replay"), self.get_buffer("replay_filled"))
+        start, places = memory.starts(positive, labels, share, source)
+        revised = self.revise(start, labels, seed, first_step)
+        memory.write(places, revised)
+        return revised, (revised - start).abs().mean()
 
     def recover(self, images: Any, mask: Any = None, labels: Any = None, **options: Any) -> Any:
         """Corrupted images, mended by generator, inference head and chain: `coophash.recovery`.
@@ -290,6 +309,8 @@ def cooperative_step(
         (before it is clipped) and generator, where it has one. Energies and moves are missing where
         `cooperate_every` leaves the chain out.
     """
+    if model.config.spectral_norm:
+        spectral.advance(model.descriptor)
     loss, watched = _loss_function(model.config, update)(model, images, labels, seed, update)
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
@@ -325,7 +346,7 @@ def _cooperative_loss(
     latent = torch.randn(batch, c.latent_dim, generator=source, device=x.device)
     pair = model._pair(labels, other_classes(labels, c.classes, source), latent)
     # Eq. 6. The chain is detached: no gradient reaches the generator through it.
-    revised = model.revise(pair.positive, labels, seed, first_step=update * c.langevin_steps)
+    revised, moved = model._chain(pair.positive, labels, source, seed, update)
 
     # One pass of the shared base serves every head.
     images = [revised, pair.negative] + [pair.positive] * (c.pairs == "generated")
@@ -333,13 +354,7 @@ def _cooperative_loss(
     near_f = revised_f if c.pairs == "revised" else positive_f[0]
 
     # Eq. 4: energies of observed images go down, of the chain's samples up.
-    real_energy = descriptor.energy(low_f, labels)
-    revised_energy = descriptor.energy(revised_f, labels)
-    energy_loss = losses.energy_loss(real_energy, revised_energy)
-    energy_loss = energy_loss * losses.energy_damping(real_energy, revised_energy, c.energy_gap)
-    energy_loss = energy_loss + c.energy_penalty * losses.energy_penalty(
-        real_energy, revised_energy
-    )
+    energy = energy_terms(model, low, revised, low_f, revised_f, labels, source)
 
     # Eq. 2 and the variational loss, on the chain's samples and, for a share, on observed images.
     taught, terms = variational_loss(
@@ -361,12 +376,11 @@ def _cooperative_loss(
         category = category + synthetic_category_loss(model, revised_f, negative_f, labels, others)
 
     watched = {
-        "energy_real": real_energy.mean(),
-        "energy_revised": revised_energy.mean(),
-        "chain_move": (revised - pair.positive).abs().mean(),
+        **energy.watched,
+        "chain_move": moved,
         **terms,
         "hash": hash_loss,
         "category": category,
     }
-    loss = c.energy_weight * energy_loss + hash_loss + category + taught
+    loss = energy.loss + hash_loss + category + taught
     return loss, {name: value.detach() for name, value in watched.items()}

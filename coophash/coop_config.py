@@ -59,6 +59,15 @@ class CoopHashConfig:
             energy: the damping lets the generator catch up. The direction stays that of Eq. 4.
             None does not damp.
         energy_penalty: weight, inside the energy loss, of E(x)^2 + E(x~)^2.
+        spectral_norm: divide weights by their largest singular value, so that energies of nearby
+            images stay near: "base" of every layer of the base, "energy_head" of that head, "both";
+            "" of none. The other heads are left free.
+        gradient_penalty: weight of the mean squared norm of dE/dx, summed over an image's pixels.
+        gradient_penalty_at: where it is taken: at "real" images, or at "interpolates" between a
+            real image and x~.
+        replay: share of the chains that go on from where earlier ones of their class stopped, in a
+            memory of 100 images a class, instead of from x+: longer chains at the same cost. Their
+            x~ shares no latent with x-.
         hash_weight: weight of the batch-all triplet loss on real images.
         synthetic_weight: weight of the triplet loss that has synthetic images in it.
         synthetic_triplets: "all" puts x, x+ and x- into one batch-all triplet loss; "pair" is the
@@ -106,6 +115,10 @@ class CoopHashConfig:
     energy_rate: float = 0.2
     energy_gap: float | None = 0.5
     energy_penalty: float = 0.02
+    spectral_norm: str = later("")
+    gradient_penalty: float = later(0.0)
+    gradient_penalty_at: str = later("real")
+    replay: float = later(0.0)
     hash_weight: float = 1.0
     synthetic_weight: float = 0.3
     synthetic_triplets: str = "all"
@@ -136,7 +149,18 @@ class CoopHashConfig:
         check_backbone(self)
         if self.generator_size is not None:
             check_range("generator_size", self.generator_size, 8, max(self.image_shape[1:]))
-        check_range("observed_share", self.observed_share, 0, 1)
+        for name in ("observed_share", "replay"):
+            check_range(name, getattr(self, name), 0, 1)
+        if self.replay and self.without not in ("", "category"):
+            raise ValueError(
+                f"replay must be 0 without {self.without}, got {self.replay}: there is no chain "
+                "from x+ whose latent is inferred"
+            )
+        if self.backbone is not None and self.spectral_norm in ("base", "both"):
+            raise ValueError(
+                f'spectral_norm must be "energy_head" or "" with a backbone, got '
+                f"{self.spectral_norm!r}: its weights were trained as they are"
+            )
         for name in (
             "cooperate_every",
             "latent_dim",
@@ -155,7 +179,7 @@ class CoopHashConfig:
         ):
             check_range(name, getattr(self, name), 0, None)
         for name in (f.name for f in dataclasses.fields(self)):
-            if name.endswith("_weight") or name == "energy_penalty":
+            if name.endswith(("_weight", "_penalty")):
                 check_range(name, getattr(self, name), 0, None)
         for name in ("langevin_step_size", "gradient_clip", "energy_gap"):
             value = getattr(self, name)
@@ -163,6 +187,8 @@ class CoopHashConfig:
                 raise ValueError(f"{name} must be above 0, got {value}")
         for name, choices in (("pairs", ("generated", "revised")),
                               ("synthetic_triplets", ("all", "pair")),
+                              ("spectral_norm", ("", "base", "energy_head", "both")),
+                              ("gradient_penalty_at", ("real", "interpolates")),
                               ("without", PARTS)):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")

@@ -6,7 +6,7 @@ in each term is in `coophash.label_sets`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -73,6 +73,39 @@ def variational_loss(
         kl = kl + weight * losses.gaussian_kl(part_mean, part_log_std)
     loss = reconstruction + c.variational_weight * c.kl_weight * kl
     return loss, {"kl": kl, "reconstruction": reconstruction}
+
+
+class EnergyTerms(NamedTuple):
+    """What the energy head learns from in an update."""
+
+    loss: Tensor  # a scalar, energy_weight and gradient_penalty in it
+    watched: dict[str, Tensor]
+
+
+def energy_terms(
+    model: CoopHash, x: Tensor, revised: Tensor, real_f: Tensor, revised_f: Tensor, labels: Tensor,
+    source: torch.Generator,
+) -> EnergyTerms:  # fmt: skip
+    """Eq. 4: energies of observed images x go down, of the chain's samples x~ up; and its brakes.
+
+    x, revised: (B, C, H, W) under labels (B,); real_f, revised_f: their features (B, features).
+    """
+    c, descriptor = model.config, model.descriptor
+    real, synthetic = descriptor.energy(real_f, labels), descriptor.energy(revised_f, labels)
+    loss = losses.energy_loss(real, synthetic)
+    loss = loss * losses.energy_damping(real, synthetic, c.energy_gap)
+    loss = loss + c.energy_penalty * losses.energy_penalty(real, synthetic)
+    loss = c.energy_weight * loss
+    watched = {"energy_real": real.mean(), "energy_revised": synthetic.mean()}
+    if c.gradient_penalty:
+        where = x
+        if c.gradient_penalty_at == "interpolates":
+            share = torch.rand((len(x), 1, 1, 1), generator=source, device=x.device)
+            where = torch.lerp(x, revised, share)
+        penalty = losses.gradient_penalty(descriptor.plain_energy, where, labels)
+        watched["gradient_penalty"] = penalty
+        loss = loss + c.gradient_penalty * penalty
+    return EnergyTerms(loss, watched)
 
 
 def synthetic_hash_loss(

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from coophash import _descriptor_gradient
+from coophash import _descriptor_gradient, spectral
 from coophash._chain_energy import StepArguments, by_autograd
 from coophash.backbone import make_base
 from coophash.coop_config import CoopHashConfig
@@ -24,6 +25,13 @@ class Descriptor(nn.Module):
         self.inference_head = nn.Linear(config.features, 2 * config.latent_dim)
         self.category_head = nn.Linear(config.features, config.classes)
         self.hash_head = nn.Linear(config.features, config.bits)
+
+    def normalize(self, parts: str) -> None:
+        """Spectral normalisation of the base, the energy head or both: `coophash.spectral`."""
+        modules: dict[str, list[nn.Module]] = {
+            "base": [self.base], "energy_head": [self.energy_head]
+        }  # fmt: skip
+        spectral.normalize(*modules.get(parts, [self.base, self.energy_head]))
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """f_E(x, c), Eq. 3: (B, C, H, W), (B,) or multi-hot (B, classes) -> (B,)."""
@@ -58,6 +66,18 @@ class Descriptor(nn.Module):
         head = self.energy_head
         energies: Tensor = energy_head(features, head.weight, head.bias, labels)
         return energies
+
+    def plain_energy(self, images: Tensor, labels: Tensor) -> Tensor:
+        """f_E(x, c) as `forward` has it, in operations that can be differentiated twice."""
+        of_classes = F.linear(self.base(images), self.energy_head.weight, self.energy_head.bias)
+        hot = labels if labels.dim() == 2 else F.one_hot(labels, of_classes.shape[1])
+        return (of_classes * hot).sum(1) / hot.sum(1)
+
+    def train(self, mode: bool = True) -> Descriptor:
+        """As of every module; power iterations stand still: `coophash.spectral`."""
+        super().train(mode)
+        spectral.freeze(self)
+        return self
 
     def infer(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation of q(z | x): (B, features) -> two of (B, d)."""

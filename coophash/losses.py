@@ -12,6 +12,8 @@ label an image (B,) or several (B, C):
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -35,6 +37,7 @@ __all__ = [
     "energy_loss",
     "energy_penalty",
     "gaussian_kl",
+    "gradient_penalty",
     "greedyhash_loss",
     "hash_centers",
     "hashnet_beta",
@@ -126,6 +129,20 @@ def energy_damping(real: Tensor, revised: Tensor, gap: float | None) -> Tensor:
         return torch.ones((), device=real.device)
     wide = (revised.detach().mean() - real.detach().mean()).clamp_min(0)
     return 2 * torch.sigmoid(-wide / gap)
+
+
+def gradient_penalty(
+    energy: Callable[[Tensor, Tensor], Tensor], images: Tensor, labels: Tensor
+) -> Tensor:
+    """Mean over the batch of ||dE(x, c)/dx||^2, summed over pixels: how steep the energy is.
+
+    energy: (images (B, ...), labels (B,)) -> (B,), in operations that can be differentiated twice.
+    The result has a graph to the weights of the energy. At real images it is the R1 penalty of
+    Mescheder et al. (ICML 2018) without its factor 1/2.
+    """
+    leaf = images.detach().requires_grad_()
+    (grad,) = torch.autograd.grad(energy(leaf, labels).sum(), leaf, create_graph=True)
+    return grad.square().flatten(1).sum(1).mean()
 
 
 def reconstruction_loss(samples: Tensor, reconstructions: Tensor) -> Tensor:

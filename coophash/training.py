@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from coophash import checkpoints
+from coophash import checkpoints, spectral
+from coophash._generator_signs import generator_signs, rows_to_look_at
 from coophash._training_data import (
     Pixels,
     check_augmentation,
@@ -27,8 +28,9 @@ from coophash.augmentation import shift_and_flip
 from coophash.coop import CoopHash, cooperative_step
 from coophash.data import ImageSet
 from coophash.errors import require
+from coophash.faults import FaultWatch
 from coophash.hasher import ImageHasher, defaults_of
-from coophash.history import History
+from coophash.history import History, Record
 from coophash.interrupts import DeferredInterrupt
 from coophash.metrics import average_precision
 from coophash.optimizers import make_optimizers
@@ -98,7 +100,8 @@ def fit(
     Raises:
         ValueError: data that do not fit the model, a class with one image, or a checkpoint that
             was made with other settings.
-        FloatingPointError: the training diverged.
+        FloatingPointError: the training diverged; the message names the setting to change. A
+            `coophash.faults.TrainingWarning` tells of each slow fault, once.
         KeyboardInterrupt: passed on after the checkpoint is written.
     """
     if not 0 <= averaging < 1:
@@ -166,6 +169,8 @@ class _Run:
         self.best_map, self.best_error = -math.inf, 0.0
         self.kept: dict[str, Tensor] = {}
         self.sums: dict[str, Tensor] = {}  # of what is watched: (sum, number of updates)
+        self.latest: list[dict[str, Tensor]] = []  # what is watched, since the last record
+        self.faults = FaultWatch(model.config)
         self.epoch, self.order = -1, np.empty(0, np.int64)
 
     def train(self, checkpoint_every: int, progress: bool, time_limit: float | None) -> None:
@@ -190,8 +195,8 @@ class _Run:
                 due = self.update == settings["updates"]
                 if due or self.update % LOG_EVERY == 0:
                     self.record(seconds())
-                if self.validation and (due or self.update % settings["validate_every"] == 0):
-                    self.validate(seconds())
+                if due or self.update % settings["validate_every"] == 0:
+                    self.look(seconds())
                 if bar is not None:
                     bar.update()
                     if self.history.validation:
@@ -209,7 +214,7 @@ class _Run:
         finally:
             if bar is not None:
                 bar.close()
-        self.model.load_state_dict(self.kept or self.average)
+        self.fill(self.kept or self.average)
         self.model.eval()
 
     def one_update(self) -> None:
@@ -221,14 +226,18 @@ class _Run:
                 for group in optimizer.param_groups:
                     group["lr"] = group["initial_lr"] * factor
         step: Any = cooperative_step if isinstance(self.model, CoopHash) else supervised_step
-        watched = step(
-            self.model,
-            self.augmented(torch.as_tensor(self.images(rows), device=self.device)),
-            torch.as_tensor(self.labels[rows], device=self.device),
-            self.optimizers,
-            settings["seed"],
-            self.update,
-        )
+        try:
+            watched = step(
+                self.model,
+                self.augmented(torch.as_tensor(self.images(rows), device=self.device)),
+                torch.as_tensor(self.labels[rows], device=self.device),
+                self.optimizers,
+                settings["seed"],
+                self.update,
+            )
+        except FloatingPointError as error:
+            raise self.faults.chain_broke(error, self.update + 1) from error
+        self.latest.append(watched)
         self.update += 1
         self.history.update = self.update
         self.blend()
@@ -246,7 +255,7 @@ class _Run:
         """Move the average towards the weights; faster at first, when the first ones are noise."""
         decay = min(self.history.settings["averaging"], self.update / (10 + self.update))
         for name, value in self.model.state_dict().items():
-            if value.is_floating_point():
+            if value.is_floating_point() and name != "replay":  # images: no mean of them is one
                 self.average[name].lerp_(value, 1 - decay)
             else:
                 self.average[name].copy_(value)
@@ -265,23 +274,34 @@ class _Run:
             return
         means = {name: float(total / times) for name, (total, times) in self.sums.items()}
         self.sums = {}
-        for name, value in means.items():
-            if not math.isfinite(value):
-                mend = "learning_rate"
-                if isinstance(self.model, CoopHash):
-                    mend += ", energy_weight or langevin_step_size, or raise energy_penalty"
-                raise FloatingPointError(
-                    f"training diverged: {name} is {value} near update {self.update}. Lower {mend}"
-                )
-        self.history.records.append({"update": self.update, "seconds": round(seconds, 3), **means})
+        record = {"update": self.update, "seconds": round(seconds, 3), **means}
+        self.faults.check([*self.history.records, record], self.latest)
+        self.history.records.append(record)
+        self.latest = []
 
-    def validate(self, seconds: float) -> None:
+    def look(self, seconds: float) -> None:
+        """Validate and look at the generator, both with the averaged weights."""
+        self.record(seconds)
+        with self.weights(self.average):
+            signs = self.signs()
+            self.validate()
+        self.history.records[-1] |= signs
+        self.faults.warn(self.history.records)
+
+    def signs(self) -> Record:
+        if not isinstance(self.model, CoopHash) or self.labels.ndim != 1:
+            return {}
+        rows = rows_to_look_at(self.labels, self.model.config.classes)
+        images = torch.as_tensor(self.images(rows), device=self.device)
+        return generator_signs(
+            self.model, images, torch.as_tensor(self.labels[rows], device=self.device)
+        )
+
+    def validate(self) -> None:
         if self.validation is None:
             return
-        self.record(seconds)
         pixels, labels = self.validation
-        with self.weights(self.average):
-            codes = self.codes(pixels, len(labels))
+        codes = self.codes(pixels, len(labels))
         # Each half is searched for in the other: images that the model was not trained on, on both
         # sides, as in use. Against the training images the score would favour early updates.
         by_class = (  # so that each half has half of each class
@@ -309,13 +329,17 @@ class _Run:
     def weights(self, chosen: dict[str, Tensor]) -> Iterator[None]:
         """The model with other weights, for as long as the block lasts."""
         current = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-        self.model.load_state_dict(chosen)
+        self.fill(chosen)
         self.model.eval()
         try:
             yield
         finally:
             self.model.load_state_dict(current)
             self.model.train()
+
+    def fill(self, weights: dict[str, Tensor]) -> None:
+        self.model.load_state_dict(weights)
+        spectral.settle(self.model)
 
     def codes(self, pixels: Pixels, count: int) -> NDArray[np.uint8]:
         parts = [

@@ -6,10 +6,11 @@ import torch
 import coophash as ch
 from coophash import losses
 from coophash.ablation import ablated_loss, chained_pair
-from coophash.coop import REPLAY, CooperativeOptimizers, cooperative_step
+from coophash.coop import CooperativeOptimizers, cooperative_step
 from coophash.coop import _cooperative_loss as cooperative_loss
 from coophash.coop_config import PARTS
 from coophash.coop_terms import random_source
+from coophash.replay import REPLAY
 
 SMALL = dict(base_channels=4, features=16, generator_channels=2, latent_dim=5, langevin_steps=2,
              synthetic_from=0)  # fmt: skip

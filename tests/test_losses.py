@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from coophash import losses
+from coophash import coop, losses
 
 
 def _hinges(outputs, labels, margin):
@@ -120,3 +120,26 @@ def test_gaussian_kl_against_torch_distributions():
         float(expected.sum(1).mean()), rel=1e-5
     )
     assert math.isclose(float(losses.gaussian_kl(torch.zeros(2, 3), torch.zeros(2, 3))), 0.0)
+
+
+def test_gradient_penalty_of_a_quadratic_energy():
+    """E = w/2 |x|^2: |dE/dx|^2 = w^2 |x|^2, and its derivative with respect to w."""
+    weight = torch.tensor(3.0, requires_grad=True)
+    x = torch.tensor([[1.0, 2.0], [0.0, 4.0]])
+    penalty = losses.gradient_penalty(
+        lambda x, _: 0.5 * weight * x.square().sum(1), x, torch.zeros(2)
+    )
+    assert penalty.item() == pytest.approx(9 * (5 + 16) / 2)
+    penalty.backward()
+    assert weight.grad.item() == pytest.approx(2 * 3 * (5 + 16) / 2)
+    assert not x.requires_grad
+
+
+def test_plain_energy_is_the_energy():
+    model = coop.CoopHash(8, 3, (1, 8, 8), base_channels=2, features=8)
+    x, classes = torch.rand(4, 1, 8, 8), torch.tensor([0, 2, 1, 1])
+    several = torch.tensor([[1.0, 1, 0], [0, 1, 0], [1, 1, 1], [0, 0, 1]])
+    for labels in (classes, several):
+        torch.testing.assert_close(
+            model.descriptor.plain_energy(x, labels), model.descriptor(x, labels)
+        )
