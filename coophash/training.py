@@ -283,9 +283,8 @@ class _Run:
         """Validate and look at the generator, both with the averaged weights."""
         self.record(seconds)
         with self.weights(self.average):
-            signs = self.signs()
+            self.history.records[-1] |= self.signs()
             self.validate()
-        self.history.records[-1] |= signs
         self.faults.warn(self.history.records)
 
     def signs(self) -> Record:

@@ -216,7 +216,7 @@ def test_what_only_some_updates_watch_is_averaged_over_those():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "cooperative_step", watching)
-        history = fit(tiny(cooperate_every=3), updates=8)
+        history = fit(tiny(cooperate_every=3), updates=8, validate_every=8)
     (record,) = history.records
     energies = [float(watched["energy_real"]) for watched in seen if "energy_real" in watched]
     assert len(energies) == 3 and len(seen) == 8
