@@ -42,6 +42,14 @@ def _graphics() -> str | None:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Benchmarks marked `gpu` are skipped where torch sees no device, as tests are."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and _graphics() is None:
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="no GPU: torch sees no CUDA device"))
+
+
 def pytest_benchmark_update_machine_info(config: Any, machine_info: dict[str, Any]) -> None:
     # A host name says nothing to a reader of the results.
     machine_info.pop("node", None)
