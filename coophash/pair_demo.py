@@ -49,9 +49,9 @@ DIGITS: dict[str, Any] = {
 UCCH_NAME = "UCCH"
 ABLATIONS: dict[str, dict[str, Any]] = {
     UCCH_NAME: {},
-    "contrast alone, L_c": {"contrast_weight": 1.0},
-    "ranking alone, L_r": {"contrast_weight": 0.0},
-    "max-margin alone, L'_r": {"contrast_weight": 0.0, "ranking": "max-margin"},
+    "L_c alone": {"contrast_weight": 1.0},
+    "L_r alone": {"contrast_weight": 0.0},
+    "L'_r alone": {"contrast_weight": 0.0, "ranking": "max-margin"},
 }
 CCA_NAME = "CCA-ITQ"
 IMAGE_SHAPE = (1, 28, 28)

@@ -20,6 +20,8 @@ HEADER = (
     "own half in first 10", "train, s",
 )  # fmt: skip
 BEST = (1, 2, 3, 4, 5)
+DIRECTIONS = {"image to text": "left finds right", "text to image": "right finds left"}
+_MISSING = -0.5  # grey, where the other half would be
 
 
 def result_rows(demo: PairDemo) -> list[list[str]]:
@@ -66,13 +68,13 @@ def write_pair_page(demo: PairDemo, path: Path) -> Path:
             "distance. P@100: among the first 100. Own half: share of queries that find their own "
             "other half among the first 10, searching the queries' other halves. The networks keep "
             f"the epoch in which {sizes['validation']} validation pairs found their own halves "
-            "best; labels score and do nothing else. L_c, L_r and L'_r are the losses of UCCH "
-            "alone; CCA-ITQ is linear.",
+            "best; labels score and do nothing else. L_c (contrast) and L_r (ranking) are the two "
+            "losses of UCCH, L'_r is max-margin in place of L_r; CCA-ITQ is linear.",
         ),
         curve=Figure(
             precision_recall_uri(
                 {
-                    f"{method.name}, {direction}": (curve.precision, curve.recall)
+                    f"{method.name}, {DIRECTIONS[direction]}": (curve.precision, curve.recall)
                     for method in (ours, demo.methods[-1])
                     for direction, curve in method.curves.items()
                 },
@@ -80,8 +82,7 @@ def write_pair_page(demo: PairDemo, path: Path) -> Path:
             ),
             "Precision against recall of UCCH and CCA-ITQ in both directions; the table has the "
             "scores.",
-            "One point per Hamming radius, from 0 bits on the left; mean over the queries. Image: "
-            "left half; text: right half.",
+            "One point per Hamming radius, from 0 bits on the left; mean over the queries.",
         ),
         neighbours=_rankings(demo, "image to text", 0),
         neighbours_text=(
@@ -107,13 +108,14 @@ def _rankings(demo: PairDemo, direction: str, first: int) -> list[Ranking]:
         (queries.images, database.texts) if direction == "image to text"
         else (queries.texts, database.images)
     )  # fmt: skip
+    sides = ("left", "right") if direction == "image to text" else ("right", "left")
     rows, distances = demo.found[direction]
     rankings = []
     for label in range(queries.classes):
         query = int(np.flatnonzero(queries.labels == label)[first])
         neighbours = [
             Neighbour(
-                image_uri(half_image(there[row], IMAGE_SHAPE)),
+                image_uri(_placed(half_image(there[row], IMAGE_SHAPE), sides[1])),
                 names[int(database.labels[row])],
                 int(distance),
                 int(database.labels[row]) == label,
@@ -121,9 +123,15 @@ def _rankings(demo: PairDemo, direction: str, first: int) -> list[Ranking]:
             for row, distance in zip(rows[query].tolist(), distances[query].tolist(), strict=True)
             if row >= 0
         ]
-        picture = image_uri(half_image(asked[query], IMAGE_SHAPE))
+        picture = image_uri(_placed(half_image(asked[query], IMAGE_SHAPE), sides[0]))
         rankings.append(Ranking(picture, names[label], neighbours))
     return rankings
+
+
+def _placed(half: np.ndarray, side: str) -> np.ndarray:
+    """A half (C, H, W // 2) where it stands in the whole, the other half grey: (C, H, W)."""
+    blank = np.full_like(half, _MISSING)
+    return np.concatenate([half, blank] if side == "left" else [blank, half], axis=2)
 
 
 def _backwards(demo: PairDemo) -> Section:
@@ -132,7 +140,7 @@ def _backwards(demo: PairDemo) -> Section:
     from coophash.pair_demo import IMAGE_SHAPE
 
     queries, database = demo.parts["query"], demo.parts["train"]
-    assert queries.labels is not None
+    assert queries.labels is not None and database.labels is not None
     rows, _ = demo.found["text to image"]
     first = [int(np.flatnonzero(queries.labels == label)[0]) for label in range(queries.classes)]
     sheet = np.stack(
@@ -151,10 +159,14 @@ def _backwards(demo: PairDemo) -> Section:
             Figure(
                 grid_uri(sheet),
                 "A row for each class: a right half of a digit and the left halves nearest to it.",
-                "First column: the query.",
+                "First column: the query. On the left its class, and how many of what it finds are "
+                "of that class.",
                 columns=["query", *(str(n + 1) for n in range(rows.shape[1]))],
-                rows=list(queries.class_names or ()),
-                width=420,
+                rows=[
+                    f"{label}: {(database.labels[rows[query]] == label).sum()} of {rows.shape[1]}"
+                    for label, query in enumerate(first)
+                ],
+                width=440,
             )
         ],
     )
@@ -165,10 +177,10 @@ def _training(demo: PairDemo) -> Section:
     panels = [
         ("Validation pairs find their own other half", "mean reciprocal rank",
          {name: h.curve("validation_map") for name, h in demo.histories.items()}),
-        ("Similarity <h_x, h_y> in training", "UCCH",
+        ("Similarity of UCCH's outputs in training", "<h_x, h_y>",
          {"own pair": ours.curve("similarity_own"), "others": ours.curve("similarity_others")}),
-        ("Contrast", "L_c", {"L_c": ours.curve("contrast")}),
-        ("Ranking", "L_r", {"L_r": ours.curve("ranking")}),
+        ("Contrast of UCCH", "L_c", {"L_c": ours.curve("contrast")}),
+        ("Ranking of UCCH", "L_r", {"L_r": ours.curve("ranking")}),
     ]  # fmt: skip
     return Section(
         "Training",

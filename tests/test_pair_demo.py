@@ -10,7 +10,7 @@ pytest.importorskip("mlxtend")
 
 from coophash import pair_demo
 from coophash.pair_demo import CCA_NAME, UCCH_NAME, run_pair_demo, write_pair_demo
-from coophash.pair_demo_page import HEADER, result_rows
+from coophash.pair_demo_page import HEADER, _placed, result_rows
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,13 @@ def test_what_was_found_is_of_the_other_half_and_in_order(demo):
         assert (np.diff(distances, axis=1) >= 0).all()
         same = np.diff(distances, axis=1) == 0
         assert (np.diff(rows, axis=1)[same] > 0).all()
+
+
+def test_a_half_stands_where_it_was():
+    half = np.ones((1, 4, 3))
+    for side, there in (("left", slice(0, 3)), ("right", slice(3, 6))):
+        whole = _placed(half, side)
+        assert whole.shape == (1, 4, 6) and (whole[..., there] == 1).all() and whole.sum() < 12
 
 
 def test_the_page_and_the_numbers(demo, tmp_path):
