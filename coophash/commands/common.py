@@ -22,7 +22,8 @@ DataArgument = Annotated[
     Path,
     typer.Argument(
         metavar="DATA",
-        help="Folder of image folders, one per class; or CIFAR or MNIST idx files.",
+        help="Folder of image folders, one per class; or CIFAR or MNIST idx files; or a list of "
+        "images with their labels, a .txt file.",
     ),
 ]
 SplitOption = Annotated[

@@ -15,6 +15,7 @@ from coophash.commands.common import (
     SplitOption,
     say,
 )
+from coophash.commands.lists import ImagesOption
 
 
 def encode(
@@ -31,25 +32,35 @@ def encode(
     ] = None,
     device: DeviceOption = "auto",
     skip_damaged: SkipOption = False,
+    images: ImagesOption = None,
 ) -> None:
     """Encode images, or image-text pairs: packed codes, labels, ids and paths in one .npz file."""
     from coophash.checkpoints import load
     from coophash.commands.common import encode_images, model_data, place
+    from coophash.commands.lists import check_options, encode_listed, is_list
     from coophash.commands.pairs import encode_pairs, is_pair_model
     from coophash.encoded import EncodedSet, check_writable
 
     check_writable(out)
     if is_pair_model(model):
-        if fit or skip_damaged:
-            raise ValueError("--fit and --skip-damaged are for images, not for pairs")
+        if fit or skip_damaged or images is not None:
+            raise ValueError("--fit, --skip-damaged and --images are for images, not for pairs")
         encode_pairs(model, data, out, split, device, queries)
         return
     if queries is not None:
         raise ValueError("--queries is for image-text pairs, not for images")
     hasher = place(load(model), device)
-    images = model_data(hasher, data, split, fit, skip_damaged)
-    codes = encode_images(hasher, images)
-    written = EncodedSet(
-        codes, hasher.config.bits, images.ids, images.labels, images.class_names, images.paths
-    ).save(out)
-    say(f"{written}: {len(codes):,} codes of {hasher.config.bits} bits")
+    check_options(data, images, skip_damaged, None if split == "all" else split)
+    if is_list(data):
+        from tqdm import tqdm
+
+        with tqdm(desc="encode", unit="image", dynamic_ncols=True) as bar:
+            encoded = encode_listed(hasher, data, images, bar.update)
+    else:
+        read = model_data(hasher, data, split, fit, skip_damaged)
+        encoded = EncodedSet(
+            encode_images(hasher, read), hasher.config.bits, read.ids, read.labels,
+            read.class_names, read.paths,
+        )  # fmt: skip
+    written = encoded.save(out)
+    say(f"{written}: {len(encoded):,} codes of {hasher.config.bits} bits")

@@ -18,6 +18,7 @@ from coophash.commands.common import (
     SplitOption,
     say,
 )
+from coophash.commands.lists import ImagesOption
 
 if TYPE_CHECKING:
     from coophash.data import ImageSet
@@ -43,7 +44,7 @@ def train(
     batch_size: Annotated[int, typer.Option(min=2, help="Images per gradient step.")] = 64,
     seed: SeedOption = 0,
     image_size: Annotated[
-        int | None, typer.Option(min=8, max=64, help="Resize images to this many pixels a side.")
+        int | None, typer.Option(min=8, max=1024, help="Resize images to this many pixels a side.")
     ] = None,
     channels: Annotated[
         int | None, typer.Option(help="1 for grey, 3 for colour; by default as the data are.")
@@ -64,6 +65,13 @@ def train(
         ),
     ] = "coophash",
     learning_rate: Annotated[float, typer.Option(help="Of Adam, for the network.")] = 1e-3,
+    shift: Annotated[
+        int, typer.Option(min=0, help="Move each training image by up to so many pixels.")
+    ] = 0,
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Mirror every second training image left and right.")
+    ] = False,
+    images: ImagesOption = None,
     config: Annotated[
         Path | None, typer.Option(metavar="FILE.toml", help="Options of the model, name = value.")
     ] = None,
@@ -77,7 +85,9 @@ def train(
         bool, typer.Option("--resume", help="Go on from the checkpoint in the model's folder.")
     ] = False,
 ) -> None:
-    """Learn a model from labelled images. Ctrl-C keeps a checkpoint; --resume goes on from it."""
+    """Learn a model from labelled images, in folders or in a list (.txt) with several labels each.
+
+    Ctrl-C keeps a checkpoint; --resume goes on from it."""
     if not 0 <= validation_fraction < 1:
         raise ValueError(
             f"--validation-fraction must be at least 0 and below 1, got {validation_fraction}"
@@ -100,25 +110,44 @@ def train(
         return
 
     from coophash.commands.common import place, read_images
+    from coophash.commands.lists import (
+        check_options,
+        hold_out_several,
+        is_list,
+        read_listed,
+    )
     from coophash.methods import make_model
     from coophash.training import fit
 
-    images = read_images(data, split, image_size, channels, skip_damaged)
-    train_set, validation = hold_out(images, validation_fraction, labels_per_class, seed)
-    hasher = make_model(
-        method, bits, images.classes, images.image_shape, images.class_names, seed, **options
-    )
+    check_options(data, images, skip_damaged, None if split == "train" else split)
+    read: Any
+    if is_list(data):
+        read = read_listed(data, images, image_size, channels)
+    else:
+        read = read_images(data, split, image_size, channels, skip_damaged)
+    train_set: Any
+    validation: Any
+    names: tuple[str, ...] | None = None
+    if isinstance(read, tuple):  # several labels an image
+        train_set, validation = hold_out_several(read, validation_fraction, labels_per_class, seed)
+        classes, image_shape, kind = read[1].shape[1], read[0].shape[1:], "labels"
+        counts = [0 if part is None else len(part[1]) for part in (train_set, validation)]
+    else:
+        train_set, validation = hold_out(read, validation_fraction, labels_per_class, seed)
+        classes, image_shape, kind = read.classes, read.image_shape, "classes"
+        names = read.class_names
+        counts = [0 if part is None else len(part) for part in (train_set, validation)]
+    hasher = make_model(method, bits, classes, image_shape, names, seed, **options)
     place(hasher, device)
-    held_out = 0 if validation is None else len(validation)
-    shape = " x ".join(map(str, images.image_shape))
+    shape = " x ".join(map(str, image_shape))
     say(
-        f"{len(train_set):,} images to train on, {held_out:,} held out, {images.classes} classes, "
+        f"{counts[0]:,} images to train on, {counts[1]:,} held out, {classes} {kind}, "
         f"{shape}; seed {seed}, on {next(hasher.parameters()).device.type}"
     )
     try:
         history = fit(
             hasher, train_set, validation, updates=updates, batch_size=batch_size, seed=seed,
-            learning_rate=learning_rate, folder=model, resume=resume,
+            learning_rate=learning_rate, shift=shift, flip=flip, folder=model, resume=resume,
         )  # fmt: skip
     except KeyboardInterrupt:
         _report_interrupt(checkpoint, model)
@@ -140,7 +169,8 @@ def _refuse_image_options(ctx: typer.Context) -> None:
     mends = {
         "updates": "--set epochs=N", "batch_size": "--set batch_size=N",
         "learning_rate": "--set learning_rate=RATE", "image_size": "--set size=N",
-        "channels": None, "labels_per_class": None, "split": None, "skip_damaged": None,
+        "shift": None, "flip": None, "images": None, "channels": None,
+        "labels_per_class": None, "split": None, "skip_damaged": None,
     }  # fmt: skip
     for name, mend in mends.items():
         source = ctx.get_parameter_source(name)
