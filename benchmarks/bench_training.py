@@ -231,7 +231,7 @@ def measure(benchmark, turns, channels, side, device):
     model = make(channels, side)
     ours, *others = (Update(model, device, kind) for kind in ("ours", *KINDS))
     peers = dict(zip(KINDS, others, strict=True))
-    turns(ours, peers, moved=12 * ours.images.numel(), device=device, rounds=20, turn=0.3)
+    turns(ours, peers, moved=12 * ours.images.numel(), device=device, rounds=15, turn=0.3)
     benchmark.extra_info |= {
         "threads": torch.get_num_threads(), "parts_ms": parts(Update(model, device))
     }  # fmt: skip

@@ -194,6 +194,7 @@ def gpu_turns(benchmark):
 
         us          of one call: quartiles, of each
         ratios      a peer's time over ours in the same turn: quartiles, of each
+        cpu_us, cpu_ratios  the same of CPU time, on the CPU: what a busy machine disturbs less
         GB/s        moved / our median time
         of_copy     the copy's time over ours in the same turn: quartiles. 1 is a copy's speed
         peak        bytes allocated by one call, of each
@@ -220,9 +221,12 @@ def gpu_turns(benchmark):
             watch(call, 2)  # compiles, fills caches
             times[name] = max(1, min(1000, round(turn / max(watch(call, 2), 1e-7))))
         seconds: dict[str, list[float]] = {name: [] for name in calls}
+        used: dict[str, list[float]] = {name: [] for name in calls}
 
         def timed(name: str) -> None:
+            before = time.process_time()
             seconds[name].append(watch(calls[name], times[name]))
+            used[name].append((time.process_time() - before) / times[name])
 
         def others() -> None:
             for name in calls:
@@ -233,7 +237,17 @@ def gpu_turns(benchmark):
         benchmark.pedantic(lambda: timed("ours"), setup=others, rounds=rounds, warmup_rounds=1)
         if benchmark.stats is None:  # --benchmark-disable: nothing was repeated
             return
-        each = {name: np.array(values[-rounds:]) for name, values in seconds.items()}
+        each, cpu = (
+            {name: np.array(values[-rounds:]) for name, values in measured.items()}
+            for measured in (seconds, used)
+        )
+        if device == "cpu":
+            benchmark.extra_info.update(
+                {
+                    "cpu_us": {name: _quartiles(values * 1e6) for name, values in cpu.items()},
+                    "cpu_ratios": {name: _quartiles(cpu[name] / cpu["ours"]) for name in peers},
+                }
+            )
         benchmark.extra_info.update(
             {
                 "calls": times,
