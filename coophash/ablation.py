@@ -30,12 +30,13 @@ from torch import Tensor
 from coophash import losses, replay
 from coophash.coop import CoopHash
 from coophash.coop_terms import (
+    Augment,
     category_loss,
     energy_terms,
-    look,
     other_classes,
     random_source,
     real_hash_loss,
+    shared_features,
     synthetic_category_loss,
     synthetic_hash_loss,
     variational_loss,
@@ -45,16 +46,14 @@ RESTART = 0.05  # share of the chains that begin anew at each update, as in JEM
 
 
 def observed_loss(
-    model: CoopHash, x: Tensor, labels: Tensor, seed: int, update: int
-) -> tuple[Tensor, dict[str, Tensor]]:
+    model: CoopHash, x: Tensor, labels: Tensor, seed: int, update: int,
+    augment: Augment | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
     """What real images alone teach: hash and category head, and the variational part if it may."""
     c, descriptor = model.config, model.descriptor
     from_data = c.observed_share > 0 or c.without in ("energy", "langevin")
     variational = c.cooperative and from_data and c.without not in ("generator", "inference")
-    if variational:
-        features, low, low_f = look(model, x, [])
-    else:
-        features = descriptor.base(x)
+    features = descriptor.base(x if augment is None else augment(x, 0))
     loss = real_hash_loss(c, torch.tanh(descriptor.hash_head(features)), labels)
     watched = {"hash": loss}
     if c.without != "category":
@@ -63,14 +62,17 @@ def observed_loss(
         loss = loss + watched["category"]
     if variational:
         source = random_source(x.device, seed, update)
+        low = model.reduced(x)
+        low_f = features if augment is None and low is x else descriptor.base(low)
         taught, terms = variational_loss(model, [(low, low_f, 1.0)], labels, source)
         loss, watched = loss + taught, watched | terms
     return loss, {name: value.detach() for name, value in watched.items()}
 
 
 def ablated_loss(
-    model: CoopHash, x: Tensor, labels: Tensor, seed: int, update: int
-) -> tuple[Tensor, dict[str, Tensor]]:
+    model: CoopHash, x: Tensor, labels: Tensor, seed: int, update: int,
+    augment: Augment | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
     """The loss of one update without `model.config.without`; with "" that of the whole method.
 
     Args:
@@ -94,14 +96,12 @@ def ablated_loss(
         if without not in ("energy", "langevin"):
             revised, moved = model._chain(positive, labels, source, seed, update)
 
-    images = [positive, negative] + ([] if revised is positive else [revised])
-    real_f, low, low_f, positive_f, negative_f, *rest = look(model, x, images)
-    revised_f = rest[0] if rest else positive_f
+    f = shared_features(model, x, positive, revised, negative, augment)
     total = x.new_zeros(())
     watched: dict[str, Tensor] = {}
 
     if without != "energy":
-        energy = energy_terms(model, low, revised, low_f, revised_f, labels, source)
+        energy = energy_terms(model, f.low, revised, f.real, f.revised, labels, source)
         total = total + energy.loss
         watched |= energy.watched
         if without != "langevin":
@@ -114,26 +114,25 @@ def ablated_loss(
     elif without != "generator":
         share = 1.0 if without in ("energy", "langevin") else c.observed_share
         taught, terms = variational_loss(
-            model, [(revised, revised_f, 1 - share), (low, low_f, share)], labels, source
+            model, [(revised, f.revised, 1 - share), (f.low, f.real, share)], labels, source
         )
         total = total + taught
         watched |= terms
 
-    real_h = torch.tanh(descriptor.hash_head(real_f))
-    near_f = revised_f if c.pairs == "revised" else positive_f
+    real_h = torch.tanh(descriptor.hash_head(f.hashed))
     hash_loss = real_hash_loss(c, real_h, labels)
     if update >= c.synthetic_from:
         hash_loss = hash_loss + synthetic_hash_loss(
-            model, real_h, near_f, negative_f, labels, others
+            model, real_h, f.near, f.negative, labels, others
         )
     total = total + hash_loss
     watched["hash"] = hash_loss
 
     if without != "category":
-        category = c.category_weight * category_loss(descriptor.category_head(real_f), labels)
+        category = c.category_weight * category_loss(descriptor.category_head(f.hashed), labels)
         if update >= c.synthetic_from:
             category = category + synthetic_category_loss(
-                model, revised_f, negative_f, labels, others
+                model, f.named, f.negative, labels, others
             )
         total = total + category
         watched["category"] = category

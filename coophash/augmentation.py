@@ -14,7 +14,9 @@ from torch.nn import functional as F
 _STREAM = 0x5F11  # apart from the streams of batches and of the method's draws
 
 
-def shift_and_flip(images: Tensor, shift: int, flip: bool, seed: int, update: int) -> Tensor:
+def shift_and_flip(
+    images: Tensor, shift: int, flip: bool, seed: int, update: int, draw: int = 0
+) -> Tensor:
     """Move each image by up to `shift` pixels in each direction, and mirror every second one.
 
     Args:
@@ -22,14 +24,15 @@ def shift_and_flip(images: Tensor, shift: int, flip: bool, seed: int, update: in
         shift: largest move in pixels; every move from -shift to shift is equally likely, down and
             across apart. What comes in from outside continues the edge. 0 moves nothing.
         flip: whether to mirror left and right with probability 1/2.
-        seed, update: the draws are a function of both, on every device the same.
+        seed, update, draw: the moves are a function of the three, on every device the same.
+            `draw` is 0 for the batch itself; synthetic images beside it take others.
 
     Returns:
         (B, C, H, W), new; the images themselves when there is nothing to do.
     """
     if not shift and not flip:
         return images
-    source = np.random.default_rng([seed, update, _STREAM])
+    source = np.random.default_rng([seed, update, _STREAM] + [draw] * (draw > 0))
     count, _, height, width = images.shape
     moves = source.integers(0, 2 * shift + 1, (count, 2, 1))
     columns = np.broadcast_to(np.arange(width), (count, width))

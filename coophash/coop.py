@@ -23,12 +23,13 @@ from coophash import label_sets, replay, spectral
 from coophash.backbone import reduce
 from coophash.coop_config import CoopHashConfig
 from coophash.coop_terms import (
+    Augment,
     category_loss,
     energy_terms,
-    look,
     other_classes,
     random_source,
     real_hash_loss,
+    shared_features,
     synthetic_category_loss,
     synthetic_hash_loss,
     variational_loss,
@@ -293,6 +294,7 @@ def cooperative_step(
     optimizers: CooperativeOptimizers,
     seed: int,
     update: int,
+    augment: Augment | None = None,
 ) -> dict[str, Tensor]:
     """One update of both networks on a mini-batch; with `cooperative=False`, of hash and category.
 
@@ -302,6 +304,9 @@ def cooperative_step(
         images: (B, C, H, W) float in [-1, 1], on the model's device.
         labels: (B,) int64, or multi-hot (B, classes) float; there too.
         update: number of this update, from 0.
+        augment: moves or mirrors a batch, (images, number of the draw) -> images; draw 0 is of the
+            batch itself, others of synthetic images. Hash and category head see images so changed;
+            generator, energy and inference head see them as they are.
 
     Returns:
         What to watch, as 0-d tensors: the losses; mean energies of real and revised images; KL in
@@ -311,7 +316,8 @@ def cooperative_step(
     """
     if model.config.spectral_norm:
         spectral.advance(model.descriptor)
-    loss, watched = _loss_function(model.config, update)(model, images, labels, seed, update)
+    loss_function = _loss_function(model.config, update)
+    loss, watched = loss_function(model, images, labels, seed, update, augment)
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -337,8 +343,9 @@ def _loss_function(
 
 
 def _cooperative_loss(
-    model: CoopHash, x: Tensor, labels: Tensor, seed: int, update: int
-) -> tuple[Tensor, dict[str, Tensor]]:
+    model: CoopHash, x: Tensor, labels: Tensor, seed: int, update: int,
+    augment: Augment | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
     c, descriptor, batch = model.config, model.descriptor, len(x)
     source = random_source(x.device, seed, update)
 
@@ -349,31 +356,29 @@ def _cooperative_loss(
     revised, moved = model._chain(pair.positive, labels, source, seed, update)
 
     # One pass of the shared base serves every head.
-    images = [revised, pair.negative] + [pair.positive] * (c.pairs == "generated")
-    real_f, low, low_f, revised_f, negative_f, *positive_f = look(model, x, images)
-    near_f = revised_f if c.pairs == "revised" else positive_f[0]
+    f = shared_features(model, x, pair.positive, revised, pair.negative, augment)
 
     # Eq. 4: energies of observed images go down, of the chain's samples up.
-    energy = energy_terms(model, low, revised, low_f, revised_f, labels, source)
+    energy = energy_terms(model, f.low, revised, f.real, f.revised, labels, source)
 
     # Eq. 2 and the variational loss, on the chain's samples and, for a share, on observed images.
     taught, terms = variational_loss(
         model,
-        [(revised, revised_f, 1 - c.observed_share), (low, low_f, c.observed_share)],
+        [(revised, f.revised, 1 - c.observed_share), (f.low, f.real, c.observed_share)],
         labels,
         source,
     )
 
     # Hash head: triplets of real images, and triplets that contain the synthetic pair.
-    real_h = torch.tanh(descriptor.hash_head(real_f))
+    real_h = torch.tanh(descriptor.hash_head(f.hashed))
     hash_loss = real_hash_loss(c, real_h, labels)
-    category = c.category_weight * category_loss(descriptor.category_head(real_f), labels)
+    category = c.category_weight * category_loss(descriptor.category_head(f.hashed), labels)
     if update >= c.synthetic_from:
         others = pair.negative_labels
         hash_loss = hash_loss + synthetic_hash_loss(
-            model, real_h, near_f, negative_f, labels, others
+            model, real_h, f.near, f.negative, labels, others
         )
-        category = category + synthetic_category_loss(model, revised_f, negative_f, labels, others)
+        category = category + synthetic_category_loss(model, f.named, f.negative, labels, others)
 
     watched = {
         **energy.watched,

@@ -6,6 +6,7 @@ in each term is in `coophash.label_sets`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,31 +15,80 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from coophash import label_sets, losses
+from coophash.backbone import enlarge
 from coophash.coop_config import CoopHashConfig
 
 if TYPE_CHECKING:
     from coophash.coop import CoopHash
 
 
-def look(model: CoopHash, x: Tensor, synthetic: list[Tensor]) -> tuple[Tensor, ...]:
+# Moves or mirrors a batch: (images (B, C, H, W), number of the draw) -> (B, C, H, W).
+Augment = Callable[[Tensor, int], Tensor]
+
+
+class Features(NamedTuple):
+    """What each head looks at in one update: f0 of images, (B, features) each."""
+
+    low: Tensor  # x at the generator's resolution, (B, *generator_shape): x without a backbone
+    real: Tensor  # f0(low): energy and inference head
+    revised: Tensor  # f0(x~): energy and inference head
+    hashed: Tensor  # f0(x), augmented: hash and category head
+    near: Tensor  # f0 of x+ or x~, augmented: hash head
+    negative: Tensor  # f0(x-), augmented: hash and category head
+    named: Tensor  # f0(x~): category head; augmented where it is `near`
+
+
+def shared_features(
+    model: CoopHash, x: Tensor, positive: Tensor, revised: Tensor, negative: Tensor,
+    augment: Augment | None,
+) -> Features:  # fmt: skip
     """Features of everything in an update, in one pass of the shared base where sizes allow it.
 
-    Args:
-        x: (B, C, H, W), real images; synthetic: others, (B, *generator_shape) each.
+    What is augmented is what the codes must not depend on. Generator, energy and inference head
+    model the images as they come: when they saw shifted digits, the generator spent its latents on
+    the shifts (84 % of the digits right, against 98 %).
 
-    Returns:
-        f0(x); x at the generator's resolution, and f0 of that, which are x and f0(x) without a
-        backbone; f0 of each of the others.
+    Args:
+        x: (B, C, H, W), real images.
+        positive, revised, negative: x+, x~ and x-, (B, *generator_shape) each.
+        augment: None for images as they are.
     """
     base, low = model.descriptor.base, model.reduced(x)
-    images = [low, *synthetic]
-    features = base(torch.cat(images) if synthetic else low).split(len(x))
-    return (features[0] if low is x else base(x)), low, *features
+    from_revised = model.config.pairs == "revised"
+    near = revised if from_revised else positive
+    images = [low, revised]
+    if augment is None:
+        images += [negative] + [near] * (near is not revised)
+    else:
+        large = x.shape[2:]  # shifts are in pixels of x
+        images += [augment(enlarge(i, large), draw) for draw, i in ((1, near), (2, negative))]
+        images += [augment(x, 0)]
+    if augment is None or low is x:
+        found = list(base(torch.cat(images)).split(len(x)))
+    else:
+        found = list(base(torch.cat(images[:2])).split(len(x)))
+        found += base(torch.cat(images[2:])).split(len(x))
+    if augment is not None:
+        real_f, revised_f, near_f, negative_f, hashed_f = found
+        named_f = near_f if from_revised else revised_f
+    else:
+        real_f, named_f, negative_f = found[:3]
+        revised_f = named_f
+        near_f = found[3] if len(found) == 4 else revised_f
+        hashed_f = real_f if low is x else base(x)
+    return Features(low, real_f, revised_f, hashed_f, near_f, negative_f, named_f)
+
+
+def ranking_loss(c: CoopHashConfig, h: Tensor, labels: Tensor) -> Tensor:
+    """The hash head's ranking loss over a batch: h (B, bits) tanh outputs."""
+    if c.ranking == "contrastive":
+        return losses.supervised_contrastive_loss(h, labels, c.temperature)
+    return losses.batch_all_triplet_loss(h, labels, c.margin * c.bits)
 
 
 def real_hash_loss(c: CoopHashConfig, h: Tensor, labels: Tensor) -> Tensor:
-    triplets = losses.batch_all_triplet_loss(h, labels, c.margin * c.bits)
-    return c.hash_weight * triplets + c.quantization_weight * losses.quantization_loss(h)
+    ranking = c.hash_weight * ranking_loss(c, h, labels)
+    return ranking + c.quantization_weight * losses.quantization_loss(h)
 
 
 def variational_loss(
@@ -112,24 +162,23 @@ def synthetic_hash_loss(
     model: CoopHash, real_h: Tensor, near_f: Tensor, negative_f: Tensor, labels: Tensor,
     others: Tensor,
 ) -> Tensor:  # fmt: skip
-    """`synthetic_weight` times the triplets with x+ or x~ (features near_f) and x- in them."""
+    """`synthetic_weight` times the ranking with x+ or x~ (features near_f) and x- in it."""
     c = model.config
     if not c.synthetic_weight:
         return real_h.new_zeros(())
     near_h, negative_h = torch.tanh(
         model.descriptor.hash_head(torch.cat([near_f, negative_f]))
     ).chunk(2)
-    margin = c.margin * c.bits
     if c.synthetic_triplets == "pair":
         if labels.dim() == 2:  # x- of an image that has every label is no negative of it
             apart = ~label_sets.share(labels, others)
             real_h, near_h, negative_h = real_h[apart], near_h[apart], negative_h[apart]
-        triplets = losses.triplet_loss(real_h, near_h, negative_h, margin)
+        ranking = losses.triplet_loss(real_h, near_h, negative_h, c.margin * c.bits)
     else:
-        triplets = losses.batch_all_triplet_loss(
-            torch.cat([real_h, near_h, negative_h]), torch.cat([labels, labels, others]), margin
+        ranking = ranking_loss(
+            c, torch.cat([real_h, near_h, negative_h]), torch.cat([labels, labels, others])
         )
-    weighted: Tensor = c.synthetic_weight * triplets
+    weighted: Tensor = c.synthetic_weight * ranking
     return weighted
 
 

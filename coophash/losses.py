@@ -47,6 +47,7 @@ __all__ = [
     "quantization_loss",
     "reconstruction_loss",
     "straight_through_sign",
+    "supervised_contrastive_loss",
     "triplet_loss",
 ]
 
@@ -89,6 +90,30 @@ def batch_all_triplet_loss(outputs: Tensor, labels: Tensor, margin: float) -> Te
         active = above.sum()
         times = (above - below).to(distance.dtype)
     return ((times * distance).sum() + margin * active) / active.clamp_min(1)
+
+
+def supervised_contrastive_loss(outputs: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """-log softmax of the similar images among all others of the batch (Khosla et al. 2020, L_out).
+
+    The soft form of `batch_all_triplet_loss`: each image is an anchor, every image that shares a
+    label a positive, and all others are ranked below it at once.
+
+    Args:
+        outputs: (B, K) real; compared by their cosine.
+        labels: (B,) integer classes or (B, C) multi-hot.
+        temperature: of the softmax, above 0.
+
+    Returns:
+        Mean over the anchors that have a positive; 0 without any.
+    """
+    unit = F.normalize(outputs, dim=1)
+    itself = torch.eye(len(outputs), dtype=torch.bool, device=outputs.device)
+    positive = similar(labels) & ~itself
+    logits = (unit @ unit.T / temperature).masked_fill(itself, -torch.inf)
+    log_share = torch.log_softmax(logits, 1).masked_fill(~positive, 0)  # (B, B)
+    count = positive.sum(1)
+    loss: Tensor = -(log_share.sum(1) / count.clamp_min(1)).sum() / (count > 0).sum().clamp_min(1)
+    return loss
 
 
 def quantization_loss(outputs: Tensor) -> Tensor:

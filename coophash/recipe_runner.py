@@ -38,7 +38,7 @@ from coophash.training import fit
 RECORD_FILE = "record.json"
 HISTORY_FILE = "history.json"
 UNSEEN_FOLDER = "unseen"  # in a run's folder: the model that has not learned some classes
-_VERSION = 1  # raised when the same settings would give other weights or scores than before
+_VERSION = 2  # raised when the same settings would give other weights or scores than before
 _SETTINGS_FILE, _LOCK_FILE = "run.json", "lock"
 
 

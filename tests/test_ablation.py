@@ -36,12 +36,13 @@ def optimizers(model, rate=1e-2):
 
 @pytest.mark.parametrize("pairs", ["generated", "revised"])
 @pytest.mark.parametrize("triplets", ["all", "pair"])
-def test_without_nothing_it_is_the_whole_method(pairs, triplets):
+@pytest.mark.parametrize("augment", [None, lambda x, draw: x.roll(draw + 1, 3)])
+def test_without_nothing_it_is_the_whole_method(pairs, triplets, augment):
     """The loss here and that of coop.py are one formula: change both."""
     found = {}
     for name, loss in (("whole", cooperative_loss), ("here", ablated_loss)):
         model = tiny(pairs=pairs, synthetic_triplets=triplets)
-        value, watched = loss(model, *batch(), 3, 7)
+        value, watched = loss(model, *batch(), 3, 7, augment)
         value.backward()
         grads = torch.cat([p.grad.flatten() for p in model.parameters()])
         found[name] = value.detach(), grads, watched

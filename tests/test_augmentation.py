@@ -46,6 +46,10 @@ def test_draws_follow_seed_and_update():
     assert torch.equal(one, shift_and_flip(images, 3, True, 5, 6))
     assert not torch.equal(one, shift_and_flip(images, 3, True, 5, 7))
     assert not torch.equal(one, shift_and_flip(images, 3, True, 6, 6))
+    assert torch.equal(one, shift_and_flip(images, 3, True, 5, 6, draw=0))
+    others = [shift_and_flip(images, 3, True, 5, 6, draw) for draw in (1, 2)]
+    assert not any(torch.equal(one, other) for other in others)
+    assert not torch.equal(*others)
 
 
 def test_nothing_to_do_gives_the_images_themselves():

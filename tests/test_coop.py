@@ -147,6 +147,56 @@ def test_between_cooperative_updates_real_images_teach_alone():
 
 
 @pytest.mark.parametrize("pairs", ["generated", "revised"])
+def test_augmentation_reaches_hash_and_category_head_alone(pairs):
+    """What generator, energy and inference head learn is as without; the rest sees each draw."""
+    images, labels = batch()
+    draws = []
+
+    def mirror(x, draw):
+        draws.append(draw)
+        return x.flip(3)
+
+    found = {}
+    for name, augment in (("as it is", None), ("same", lambda x, draw: x), ("mirrored", mirror)):
+        model = tiny(pairs=pairs, synthetic_from=0)
+        loss, watched = cooperative_loss(model, images, labels, 0, 0, augment)
+        loss.backward()
+        heads = [model.descriptor.energy_head, model.descriptor.inference_head, model.generator]
+        grads = [[p.grad for p in head.parameters()] for head in heads]
+        found[name] = watched, grads, model.descriptor.hash_head.weight.grad
+    assert sorted(draws) == [0, 1, 2]
+    for name in ("same", "mirrored"):
+        torch.testing.assert_close(found[name][1], found["as it is"][1], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found["same"][2], found["as it is"][2], rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(found["mirrored"][2], found["as it is"][2], rtol=1e-2)
+    for term in ("energy_real", "energy_revised", "kl", "reconstruction"):
+        torch.testing.assert_close(found["mirrored"][0][term], found["as it is"][0][term])
+    assert found["mirrored"][0]["category"] != found["as it is"][0]["category"]
+
+
+def test_between_cooperative_updates_augmentation_reaches_the_heads_too():
+    images, labels = batch()
+    found = []
+    for augment in (None, lambda x, draw: x.flip(3)):
+        model = tiny(cooperate_every=2)
+        found.append(cooperative_step(model, images, labels, optimizers(model), 0, 1, augment))
+    assert found[0]["hash"] != found[1]["hash"] and found[0]["category"] != found[1]["category"]
+    torch.testing.assert_close(found[0]["reconstruction"], found[1]["reconstruction"])
+
+
+@pytest.mark.parametrize("ranking, loss", [
+    ("triplet", lambda h, y: losses.batch_all_triplet_loss(h, y, 0.5 * 9)),
+    ("contrastive", lambda h, y: losses.supervised_contrastive_loss(h, y, 0.2)),
+])  # fmt: skip
+def test_the_form_of_the_ranking_loss(ranking, loss):
+    images, labels = batch()
+    model = tiny(ranking=ranking, cooperative=False, quantization_weight=0.0)
+    h = torch.tanh(model.hash_outputs(model.base_features(images)))
+    watched = cooperative_step(model, images, labels, optimizers(model), 0, 0)
+    torch.testing.assert_close(watched["hash"], loss(h, labels).detach())
+
+
+@pytest.mark.parametrize("pairs", ["generated", "revised"])
 @pytest.mark.parametrize("triplets", ["all", "pair"])
 def test_synthetic_triplets_wait_for_their_update(pairs, triplets):
     images, labels = batch()
@@ -269,6 +319,8 @@ def test_encode_says_what_is_wrong(images, words):
         (dict(energy_weight=-1.0), ValueError, "energy_weight"),
         (dict(margin=float("nan")), ValueError, "margin must be finite"),
         (dict(pairs="both"), ValueError, "pairs must be one of"),
+        (dict(ranking="soft"), ValueError, "ranking must be one of"),
+        (dict(temperature=0.0), ValueError, "temperature must be above 0"),
         (dict(cooperative=1), TypeError, "cooperative must be bool"),
         (dict(langevin_setps=3), TypeError, "unknown option 'langevin_setps'"),
         (dict(class_names=("a",)), ValueError, "class_names must be 3 names"),

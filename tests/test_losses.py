@@ -72,6 +72,35 @@ def test_batch_all_triplets_gradient():
     torch.autograd.gradcheck(lambda h: losses.batch_all_triplet_loss(h, labels, 5.0), outputs)
 
 
+@pytest.mark.parametrize("multi_hot", [False, True])
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+def test_supervised_contrastive_loss_is_its_formula(multi_hot, temperature):
+    source = torch.Generator().manual_seed(3)
+    outputs = torch.randn(8, 5, generator=source, dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([0, 1, 1, 2, 0, 1, 0, 3])  # class 3 has no positive: no anchor either
+    given = torch.nn.functional.one_hot(labels, 4) if multi_hot else labels
+    unit = outputs.detach() / outputs.detach().norm(dim=1, keepdim=True)
+    terms = []
+    for i in range(8):
+        alike = [j for j in range(8) if j != i and labels[j] == labels[i]]
+        if alike:
+            total = sum(math.exp(unit[i] @ unit[j] / temperature) for j in range(8) if j != i)
+            logs = [math.log(math.exp(unit[i] @ unit[j] / temperature) / total) for j in alike]
+            terms.append(-sum(logs) / len(alike))
+    loss = losses.supervised_contrastive_loss(outputs, given, temperature)
+    assert float(loss.detach()) == pytest.approx(sum(terms) / len(terms), rel=1e-9)
+    assert torch.autograd.gradcheck(
+        lambda u: losses.supervised_contrastive_loss(u, given, temperature), outputs
+    )
+
+
+def test_supervised_contrastive_loss_without_a_positive_is_zero():
+    outputs = torch.randn(3, 4, requires_grad=True)
+    loss = losses.supervised_contrastive_loss(outputs, torch.arange(3), 0.1)
+    loss.backward()
+    assert float(loss.detach()) == 0 and not outputs.grad.any()
+
+
 def test_triplet_loss_is_the_mean_over_active_triplets():
     anchor = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
     positive = torch.tensor([[1.0, -1.0], [1.0, -1.0]])  # squared distances 4 and 0

@@ -101,11 +101,11 @@ def test_resume_gives_the_weights_of_an_uninterrupted_run(tmp_path, monkeypatch,
 
     original, calls = training.cooperative_step, []
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         calls.append(1)
         if len(calls) == stop_at:
             raise KeyboardInterrupt
-        return original(*arguments)
+        return original(*arguments, **options)
 
     monkeypatch.setattr(training, "cooperative_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -210,8 +210,8 @@ def test_what_only_some_updates_watch_is_averaged_over_those():
     """Energies of a chain at every third update, against those of the steps themselves."""
     seen, original = [], training.cooperative_step
 
-    def watching(*arguments):
-        seen.append(original(*arguments))
+    def watching(*arguments, **options):
+        seen.append(original(*arguments, **options))
         return seen[-1]
 
     with pytest.MonkeyPatch.context() as patch:
