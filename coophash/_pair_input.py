@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,6 +12,10 @@ from torch import Tensor
 
 from coophash.data.pairs import PairSet, feature_matrix, source_features
 from coophash.features import Source
+from coophash.ucch_backbone import PixelEncoder, pixels_of
+
+if TYPE_CHECKING:
+    from coophash.ucch import UCCH
 
 
 def check_features(values: Any, width: int, name: str) -> Any:
@@ -60,21 +64,25 @@ def features_of(values: Any, source: Source | None, kind: str) -> Any:
     return source_features(source, values, kind)
 
 
-def check_pairs(pairs: PairSet, image_dim: int, text_dim: int, name: str, least: int = 2) -> None:
-    """Raise unless pairs are features of these widths, and enough of them.
+def check_pairs(pairs: PairSet, model: UCCH, name: str, least: int = 2) -> None:
+    """Raise unless pairs are what the model takes, and enough of them.
 
     Raises:
         TypeError, ValueError: they are not.
     """
     if len(pairs) < least:
         raise ValueError(f"{name} has {len(pairs)} pairs; training needs at least {least}")
+    check_features(pairs.texts[:1], model.config.text_dim, f"{name} texts")
+    if isinstance(model.image_encoder, PixelEncoder):
+        pixels_of(pairs, model.image_encoder)
+        return
     if pairs.raw:
         raise TypeError(
             f"{name} has raw images, {pairs!r}: make features of them first, "
-            "pairs.with_features(source) with a source of coophash.features"
+            "pairs.with_features(source) with a source of coophash.features, or train a backbone "
+            "with them, coophash.ucch_backbone"
         )
-    check_features(pairs.images[:1], image_dim, f"{name} images")
-    check_features(pairs.texts[:1], text_dim, f"{name} texts")
+    check_features(pairs.images[:1], model.config.image_dim, f"{name} images")
 
 
 def digest_of(pairs: PairSet) -> str:

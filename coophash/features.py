@@ -5,6 +5,7 @@ encoder fits as it is. Those here take pixels, uint8 (N, C, H, W), for files too
 described in JSON are saved with the model:
 
     Pixels          small pictures, with nothing but Pillow
+    Photos          images as they are, for `coophash.ucch_backbone`; not saved
     TimmFeatures    any backbone of timm, frozen, as the paper's VGG-19 is
     BagOfWords      of `coophash.data`
 """
@@ -55,6 +56,26 @@ class Pixels:
         return {"kind": "pixels", "size": self.size, "channels": self.channels}
 
 
+class Photos:
+    """Images as they are, for a backbone that is trained along: uint8 (N, channels, size, size).
+
+    Args:
+        size: pixels a side; an image is scaled until it just covers it and the middle is cut out.
+        channels: 1 (grey) or 3 (RGB).
+    """
+
+    def __init__(self, size: int = 256, channels: int = 3) -> None:
+        self.pixels = Pixels(size, channels)
+
+    def __call__(self, files: Sequence[File]) -> NDArray[np.uint8]:
+        side, channels = self.pixels.size, self.pixels.channels
+        _check_listed(files)
+        out = np.empty((len(files), channels, side, side), np.uint8)
+        for row, file in enumerate(files):
+            out[row] = read_pixels(file, (side, side), channels)
+        return out
+
+
 class TimmFeatures:
     """Images through a backbone of timm without its classifier, in evaluation mode, not trained.
 
@@ -66,6 +87,10 @@ class TimmFeatures:
         size: pixels a side; None takes what the model was trained with.
         batch_size: images at a time.
         device: of torch.
+
+    Attributes:
+        model, size, channels: the backbone, and what it takes.
+        mean, deviation: of each channel, of pixels from 0 to 1: (channels, 1, 1).
 
     Raises:
         ImportError: timm is not installed.
@@ -104,8 +129,13 @@ class TimmFeatures:
         channels, height, _ = settings["input_size"]
         self.size, self.channels = size or int(height), int(channels)
         as_column = (channels, 1, 1)
-        self._mean = np.array(settings["mean"], np.float32).reshape(as_column)
-        self._deviation = np.array(settings["std"], np.float32).reshape(as_column)
+        self.mean = np.array(settings["mean"], np.float32).reshape(as_column)
+        self.deviation = np.array(settings["std"], np.float32).reshape(as_column)
+
+    @property
+    def width(self) -> int:
+        """Of its features."""
+        return int(getattr(self.model, "head_hidden_size", self.model.num_features))
 
     def __call__(self, files: Sequence[File]) -> NDArray[np.float32]:
         import torch
@@ -117,12 +147,12 @@ class TimmFeatures:
                 read_pixels(file, shape, self.channels)
                 for file in files[start : start + self.batch_size]
             ]
-            batch = (np.array(pixels, np.float32) / 255 - self._mean) / self._deviation
+            batch = (np.array(pixels, np.float32) / 255 - self.mean) / self.deviation
             with torch.no_grad():
                 found = self.model(torch.from_numpy(batch).to(self.device))
             parts.append(found.float().cpu().numpy())
         if not parts:
-            return np.empty((0, int(self.model.num_features)), np.float32)
+            return np.empty((0, self.width), np.float32)
         return np.concatenate(parts)
 
     def describe(self) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from coophash.coop_terms import random_source
 from coophash.data.pairs import PairSet
 from coophash.features import describe_source, make_source
 from coophash.kernels import bank_contrast, bank_update, ranking_loss
+from coophash.ucch_backbone import TRAINED, PixelEncoder, pixels_of, rebuild_backbone
 from coophash.ucch_config import PRESETS, UCCHConfig
 
 __all__ = ["UCCH", "MemoryBank", "PairEncoder", "UCCHConfig", "ucch_step"]
@@ -113,6 +114,7 @@ class UCCH(nn.Module):
         image_encoder, text_encoder: f^x and f^y, with the statistics that standardise features.
         image_source, text_source: callables that make features of image files and of texts, see
             `coophash.features`; None without. May be set to any callable, which is not saved.
+        trained_backbone: what `coophash.ucch_backbone.tune_backbone` put into `image_encoder`.
 
     Raises:
         TypeError, ValueError: an unknown preset or option, or one of the wrong type or range.
@@ -139,12 +141,18 @@ class UCCH(nn.Module):
         if not isinstance(sources, (Mapping, NoneType)):
             raise TypeError(f"sources must be a dict with image and text, got {sources!r}")
         given = sources or {}
-        self.image_source = make_source(given.get("image"))
+        image = given.get("image")
+        trained = image if isinstance(image, Mapping) and image.get("kind") == TRAINED else None
+        self.image_source = None if trained else make_source(image)
         self.text_source = make_source(given.get("text"))
+        self.trained_backbone: dict[str, Any] | None = None
+        self.image_encoder: PairEncoder | PixelEncoder
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(check_seed(seed))
             self.image_encoder = PairEncoder(c.image_dim, c.image_hidden, c.bits, c.dropout)
             self.text_encoder = PairEncoder(c.text_dim, c.text_hidden, c.bits, c.dropout)
+        if trained:
+            rebuild_backbone(self, trained)
 
     @property
     def device(self) -> torch.device:
@@ -154,9 +162,8 @@ class UCCH(nn.Module):
     @property
     def sources(self) -> dict[str, Any]:
         """What is saved of the sources."""
-        return {
-            "image": describe_source(self.image_source), "text": describe_source(self.text_source)
-        }  # fmt: skip
+        image = self.trained_backbone or describe_source(self.image_source)
+        return {"image": image, "text": describe_source(self.text_source)}
 
     def encode_image(self, images: Any, batch_size: int = 1024) -> Any:
         """Packed codes of images.
@@ -183,6 +190,9 @@ class UCCH(nn.Module):
 
     def image_outputs(self, images: Any, batch_size: int = 1024) -> Tensor:
         """h^x before the sign: (N, bits) float32, of length 1. Arguments as `encode_image`."""
+        if isinstance(self.image_encoder, PixelEncoder):
+            pixels = pixels_of(images, self.image_encoder)
+            return self._outputs(self.image_encoder, pixels, 0, "images", min(batch_size, 64))
         values = features_of(images, self.image_source, "image")
         width = self.config.image_dim
         return self._outputs(self.image_encoder, values, width, "images", batch_size)
@@ -195,10 +205,16 @@ class UCCH(nn.Module):
 
     @torch.no_grad()
     def _outputs(
-        self, encoder: PairEncoder, values: Any, width: int, name: str, batch_size: int
+        self,
+        encoder: PairEncoder | PixelEncoder,
+        values: Any,
+        width: int,
+        name: str,
+        batch_size: int,
     ) -> Tensor:
         check_integer("batch_size", batch_size, 1)
-        values = check_features(values, width, name)
+        if isinstance(encoder, PairEncoder):
+            values = check_features(values, width, name)
         training = encoder.training
         encoder.eval()
         try:
@@ -211,9 +227,11 @@ class UCCH(nn.Module):
             encoder.train(training)
         return torch.cat(parts) if parts else torch.empty(0, self.config.bits)
 
-    def prepared(self, encoder: PairEncoder, features: Tensor) -> Tensor:
-        """Features as the encoder takes them: (B, D) -> (B, D)."""
+    def prepared(self, encoder: PairEncoder | PixelEncoder, features: Tensor) -> Tensor:
+        """Features as the encoder takes them: (B, D) -> (B, D). Pixels stay as they are."""
         c = self.config
+        if isinstance(encoder, PixelEncoder):
+            return features
         if c.feature_power != 1:
             features = features.sign() * features.abs() ** c.feature_power
         if not c.standardize:
@@ -231,6 +249,8 @@ class UCCH(nn.Module):
         for encoder, values in (
             (self.image_encoder, pairs.images), (self.text_encoder, pairs.texts)
         ):  # fmt: skip
+            if isinstance(encoder, PixelEncoder):
+                continue
             exact = torch.as_tensor(values).double()
             exact = exact.sign() * exact.abs() ** self.config.feature_power
             deviation = exact.std(0, correction=0)
@@ -266,7 +286,8 @@ def ucch_step(
 
     Args:
         rows: (B,) int64, the bank rows of the pairs.
-        images, texts: (B, image_dim) and (B, text_dim) float, as `UCCH.prepared` gives them.
+        images, texts: (B, image_dim) and (B, text_dim) float, as `UCCH.prepared` gives them; with
+            a backbone that is trained pixels, uint8 (B, C, H, W).
         update: number of this update, from 0.
         warm_up: the keys are the signs of the batch itself, and its bank rows are overwritten.
 
@@ -276,8 +297,10 @@ def ucch_step(
     """
     c = model.config
     source = random_source(images.device, seed, update)
+    if isinstance(model.image_encoder, PixelEncoder):
+        model.image_encoder.freeze(warm_up)
     with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
-        torch.manual_seed(source.initial_seed())  # of the dropout
+        torch.manual_seed(source.initial_seed())  # of dropout and crops
         hx = model.image_encoder(_disturbed(images, c.image_noise, c.image_dropout, source))
         hy = model.text_encoder(_disturbed(texts, c.text_noise, c.text_dropout, source))
     both = torch.stack([hx, hy])  # the two modalities share keys and negatives

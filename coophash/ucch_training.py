@@ -94,7 +94,7 @@ def fit_pairs(
         raise TypeError(f"pairs must be a PairSet, got {type(pairs).__name__}")
     if (dtype := model.image_encoder.mean.dtype) != torch.float32:
         raise TypeError(f"model must be float32 to be trained, got {dtype}: call model.float()")
-    check_pairs(pairs, model.config.image_dim, model.config.text_dim, "pairs")
+    check_pairs(pairs, model, "pairs")
     trained, queries, database = _validation(model, pairs, validation, seed)
     size = model.config.batch_size
     if len(trained) < size:
@@ -355,7 +355,7 @@ def _validation(
         first = pairs.subset(slice(0, AUTHORS), "validation")
         return pairs, first, first
     if isinstance(validation, PairSet):
-        check_pairs(validation, model.config.image_dim, model.config.text_dim, "validation", 1)
+        check_pairs(validation, model, "validation", 1)
         held, trained = validation, pairs
         _check_labels(held.labels, trained.labels)
     else:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Options of the command that are settings of the model here.
 _ELSEWHERE = {"bits": "--bits", "image_dim": "the data", "text_dim": "the data"}
 # Settings that are not the model's but those of what makes its features.
-SOURCES = ("queries", "backbone", "weights", "size", "words")
+SOURCES = ("queries", "backbone", "weights", "size", "words", "tune")
 
 
 def is_pair_model(folder: Path) -> bool:
@@ -49,8 +49,14 @@ def train_pairs(
 
     options = dict(options)
     given = {name: options.pop(name) for name in SOURCES if name in options}
-    pairs, sources = _training_pairs(data, given)
-    hasher = UCCH(bits, pairs.image_dim, pairs.text_dim, seed=seed, sources=sources, **options)
+    tuned = _tuned_backbone(given)
+    pairs, sources = _training_pairs(data, given, tuned)
+    width = pairs.image_dim if tuned is None else tuned.width
+    hasher = UCCH(bits, width, pairs.text_dim, seed=seed, sources=sources, **options)
+    if tuned is not None:
+        from coophash.ucch_backbone import tune_backbone
+
+        tune_backbone(hasher, tuned)
     hasher.to(torch_device(device))
     say(f"{pairs!r}; preset {hasher.preset}, seed {seed}, on {hasher.device.type}")
     history = fit_pairs(
@@ -68,8 +74,25 @@ def option_names() -> list[str]:
     return ["preset", *[name for name in names if name not in _ELSEWHERE], *SOURCES]
 
 
-def _training_pairs(data: Path, given: dict[str, Any]) -> tuple[PairSet, dict[str, Any]]:
-    """Training pairs, and what made their features."""
+def _tuned_backbone(given: dict[str, Any]) -> Any:
+    """The backbone that is to be trained along, if one is; takes its options away."""
+    tune = given.pop("tune", False)
+    if not isinstance(tune, bool):
+        raise ValueError(f"tune must be true or false, got {tune!r}")
+    if not tune:
+        return None
+    if "backbone" not in given:
+        raise ValueError("option 'tune' trains a backbone: give backbone too")
+    source = _image_source(given)
+    for name in ("backbone", "weights", "size"):
+        given.pop(name, None)
+    return source
+
+
+def _training_pairs(
+    data: Path, given: dict[str, Any], tuned: Any = None
+) -> tuple[PairSet, dict[str, Any]]:
+    """Training pairs, and what made their features; raw images for a backbone that is trained."""
     from coophash.data import BagOfWords, read_pair_table, read_pairs
     from coophash.data.pair_table import TABLES
     from coophash.features import describe_source
@@ -78,6 +101,10 @@ def _training_pairs(data: Path, given: dict[str, Any]) -> tuple[PairSet, dict[st
         if "words" in given:
             raise ValueError("option 'words' is for tables of images and texts alone")
         pairs = read_pairs(data, "train", given.get("queries"))
+        if tuned is not None:
+            if not pairs.raw:
+                raise ValueError(f"option 'tune' is for raw images, and {data} has features")
+            return pairs, {}
         if pairs.raw:
             image = _image_source(given)
             return pairs.with_features(image), {"image": describe_source(image)}
@@ -89,6 +116,10 @@ def _training_pairs(data: Path, given: dict[str, Any]) -> tuple[PairSet, dict[st
         raise ValueError("option 'queries' is for pooled feature files, not tables")
     table = read_pair_table(data)
     image = _image_source(given)
+    if tuned is not None:
+        from coophash.ucch_backbone import photos_for
+
+        image = photos_for(tuned.size, tuned.channels)
     text = BagOfWords.fit(table.captions, words=given.get("words", 1000))
     sources = {"image": describe_source(image), "text": describe_source(text)}
     return table.features(image, text), sources
@@ -113,6 +144,11 @@ def read_for(hasher: UCCH, data: Path, split: Split, queries: int | None = None)
     from coophash.data.pair_table import TABLES
 
     if data.suffix.lower() in TABLES:
+        if (trained := hasher.trained_backbone) is not None and hasher.text_source is not None:
+            from coophash.ucch_backbone import photos_for
+
+            photos = photos_for(trained["size"], trained["channels"])
+            return read_pair_table(data).features(photos, hasher.text_source)
         if hasher.image_source is None or hasher.text_source is None:
             raise ValueError(
                 f"the model takes features, and {data} is a table of images and texts: give a "

@@ -180,10 +180,11 @@ def feature_matrix(values: Any, name: str) -> NDArray[np.float32]:
     return features
 
 
-def source_features(source: Callable[[Any], Any], items: Any, kind: str) -> NDArray[np.float32]:
+def source_features(source: Callable[[Any], Any], items: Any, kind: str) -> NDArray[Any]:
     """What a callable makes of files or texts: float32 (N, D), a row for each.
 
-    Tensors may be on any device and may want gradients.
+    Raw images, uint8 (N, C, H, W), stay as they are. Tensors may be on any device and may want
+    gradients.
 
     Raises:
         TypeError, ValueError: they are no finite features, or not a row for each.
@@ -191,7 +192,9 @@ def source_features(source: Callable[[Any], Any], items: Any, kind: str) -> NDAr
     found = source(items)
     if hasattr(found, "detach"):
         found = found.detach().cpu().numpy()
-    features = feature_matrix(found, f"the features of {kind}s")
+    features = np.asarray(found)
+    if features.ndim != 4 or features.dtype != np.uint8 or kind != "image":
+        features = feature_matrix(found, f"the features of {kind}s")
     if len(features) != len(items):
         raise ValueError(
             f"the {kind} source must return a row for each of {len(items):,} {kind}s, got "
