@@ -23,6 +23,7 @@ from coophash.coop import CoopHash
 from coophash.corruptions import spoil
 from coophash.data import ImageSet, read_mnist5k, split_indices
 from coophash.demo_page import PLAIN, write_page
+from coophash.diagnostics import GeneratorReport, generator_report
 from coophash.encoded import check_writable
 from coophash.environment import machine, versions
 from coophash.evaluation import (
@@ -31,7 +32,7 @@ from coophash.evaluation import (
     evaluate_codes,
     evaluate_recovery,
 )
-from coophash.generation import GeneratorCheck, Triplets, check_generator, latent_grid, triplets
+from coophash.generation import Triplets, latent_grid, triplets
 from coophash.history import History
 from coophash.metrics import PrecisionRecallCurve, precision_recall_curve
 from coophash.search import HammingIndex
@@ -91,7 +92,7 @@ class Demo:
         methods: CoopHash first.
         rows, distances: (Q, NEIGHBOURS): results of searching CoopHash's codes of the database.
         search_seconds: that search, once.
-        check, triplets: of `coophash.generation`.
+        report: of `coophash.diagnostics`; triplets: of `coophash.generation`.
         grid, grid_revised: generated digits and the same after the chain, (GRID_ROWS, classes, C,
             H, W), of `coophash.generation.latent_grid`.
         recovery: CoopHash's queries with a rectangle hidden, as they are and recovered.
@@ -106,7 +107,7 @@ class Demo:
     rows: NDArray[np.int64]
     distances: NDArray[np.int32]
     search_seconds: float
-    check: GeneratorCheck
+    report: GeneratorReport
     triplets: Triplets
     grid: NDArray[np.float32]
     grid_revised: NDArray[np.float32]
@@ -133,7 +134,7 @@ class Demo:
                 }
                 for method in self.methods
             ],
-            "generator": self.check.as_dict(),
+            "generator": self.report.as_dict(),
             "recovery": self.recovery.as_dict(),
             "histories": {
                 name: {"kept_update": history.kept_update, "records": history.records}
@@ -230,7 +231,9 @@ def run_demo(
         rows=ids,
         distances=distances,
         search_seconds=search_seconds,
-        check=check_generator(model, models[PLAIN], parts["query"], seed=seed),
+        report=generator_report(
+            model, parts["query"], classifier=models[PLAIN], training=parts["train"], seed=seed
+        ),
         triplets=triplets(model, parts["train"], seed=seed),
         grid=latent_grid(model, GRID_ROWS, seed=seed),
         grid_revised=latent_grid(model, GRID_ROWS, seed=seed, revised=True),

@@ -131,12 +131,17 @@ def _pairs(demo: Demo) -> Section:
 
 
 def _generator(demo: Demo) -> Section:
-    check, names = demo.check, demo.parts["train"].class_names
+    report, names = demo.report, demo.parts["train"].class_names
     rows = [
-        ["real queries", f"{check.accuracy_real:.3f}", f"{check.distance_real:.2f}"],
-        ["generated x⁺", f"{check.accuracy:.3f}", f"{check.distance_synthetic:.2f}"],
-        ["x⁺ after the chain", f"{check.accuracy_revised:.3f}", f"{check.distance_revised:.2f}"],
-    ]
+        [name, *(f"{value:.{digits}f}" for value, digits in zip(values, (3, 2, 2), strict=True))]
+        for name, *values in (
+            ("real queries", report.accuracy_real, report.distance_real, report.nearest_real),
+            ("generated x⁺", report.accuracy, report.distance_synthetic, report.nearest_synthetic),
+            ("x⁺ after the chain", report.accuracy_revised, report.distance_revised,
+             report.nearest_revised),
+        )
+    ]  # fmt: skip
+    energies = list(report.chain_energies)
     latents = [f"z {number + 1}" for number in range(len(demo.grid))]
     return Section(
         "What the generator has learned",
@@ -148,11 +153,12 @@ def _generator(demo: Demo) -> Section:
         ],
         tables=[
             Table(
-                ["images", "classified right", "distance within a class"], rows, (),
-                f"{check.images_per_class} synthetic digits of each class. The classifier is the "
+                ["images", "classified right", "distance within a class",
+                 "distance to the nearest training digit"], rows, (),
+                f"{report.samples} synthetic digits of each class. The classifier is the "
                 "category head of the network without the cooperative part, which has seen real "
                 "digits alone. Distance: mean Euclidean distance between two digits of a class, "
-                f"pixels from -1 to 1; synthetic digits have {100 * check.diversity:.0f} % of the "
+                f"pixels from -1 to 1; synthetic digits have {100 * report.diversity:.0f} % of the "
                 "real ones' variety.",
             )
         ],
@@ -176,15 +182,15 @@ def _generator(demo: Demo) -> Section:
             Figure(
                 curves_uri(
                     [("Along the chain", "mean energy",
-                      {"energy": (list(range(len(check.energies))), list(check.energies))})],
+                      {"energy": (list(range(len(energies))), energies)})],
                     x_label="Langevin step", columns=1, marker="o",
                 ),
-                f"Mean energy of the generated digits falls from {check.energies[0]:.2f} to "
-                f"{check.energies[-1]:.2f} along the chain."
-                if check.energies[-1] < check.energies[0]
-                else f"Mean energy of the generated digits goes from {check.energies[0]:.2f} to "
-                f"{check.energies[-1]:.2f} along the chain.",
-                f"The chain changes a pixel by {check.chain_move:.3f} on average.",
+                f"Mean energy of the generated digits falls from {energies[0]:.2f} to "
+                f"{energies[-1]:.2f} along the chain."
+                if energies[-1] < energies[0]
+                else f"Mean energy of the generated digits goes from {energies[0]:.2f} to "
+                f"{energies[-1]:.2f} along the chain.",
+                f"The chain changes a pixel by {report.chain_move:.3f} on average.",
                 width=500,
             ),
         ],

@@ -9,12 +9,14 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from coophash.errors import require
+from coophash.history import History
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#8f4a7a", "#7a6a00", "#56799c")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 2)))
@@ -92,6 +94,44 @@ def curves_uri(
             if len(series) > 1:
                 ax.legend()
         return _figure_uri(plt, figure)
+
+
+# What a History watches, by panel: title, y axis, records' names. Absent ones are left out.
+_PANELS = (
+    ("Energies", "mean energy", ("energy_real", "energy_generated", "energy_revised")),
+    ("The Langevin chain", "", ("chain_move", "chain_drop")),
+    ("Variety of synthetic images", "share of that of real ones", ("diversity", "pair_distance")),
+    ("The latent", "", ("kl", "latent_spread")),
+    ("Gradient norms", "norm", ("gradient_norm", "generator_gradient_norm")),
+    ("Losses", "", ("hash", "category", "reconstruction")),
+)
+
+
+def training_uri(history: History, columns: int = 2) -> str:
+    """How a training went, as one PNG: energies, chain, variety, latent, gradients, losses.
+
+    history: of `fit`; panels of which it has no curve are left out.
+
+    Raises:
+        ValueError: it has none at all.
+    """
+    panels = []
+    for title, y_label, names in _PANELS:
+        curves = {name: history.curve(name) for name in names}
+        series = {name: curve for name, curve in curves.items() if curve[0]}
+        if series:
+            panels.append((title, y_label, series))
+    if not panels:
+        raise ValueError("the history has no records of a training to draw")
+    return curves_uri(panels, x_label="update", columns=columns)
+
+
+def write_png(uri: str, path: str | Path) -> None:
+    """Write a picture of this module to a file."""
+    head, _, content = uri.partition("base64,")
+    if not head.startswith("data:image/png;") or not content:
+        raise ValueError(f"uri must be a PNG data: address, got {uri[:40]!r}")
+    Path(path).write_bytes(base64.b64decode(content))
 
 
 def precision_recall_uri(

@@ -18,7 +18,8 @@ class History:
         settings: everything that the run was started with, the model's config among it.
         records: one dict per logging interval, in order: "update" (updates done), "seconds" (of
             training so far, stops not counted), the interval's mean of what `cooperative_step`
-            watches, and "validation_map" where the model was validated.
+            watches; at every `validate_every` what `generator_signs` returns, and
+            "validation_map" where the model was validated.
         kept_update: the update whose weights the model ended with; None without validation.
         update: updates done.
     """
@@ -52,6 +53,19 @@ class History:
         """Updates and values of one watched quantity, e.g. "energy_real"."""
         points = [(int(r["update"]), r[name]) for r in self.records if name in r]
         return [update for update, _ in points], [value for _, value in points]
+
+    @staticmethod
+    def load(path: str | Path) -> History:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no history.
+        """
+        try:
+            return History(**json.loads(Path(path).read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is no history of a training: {error}") from None
 
     def save(self, path: str | Path) -> None:
         """Write the history as JSON."""

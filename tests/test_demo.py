@@ -17,7 +17,7 @@ from coophash import demo as demo_module  # noqa: E402
 from coophash.cli import main  # noqa: E402
 from coophash.demo import COOPHASH, run_demo, write_demo  # noqa: E402
 from coophash.demo_page import PLAIN, result_rows  # noqa: E402
-from coophash.generation import check_generator, latent_grid, triplets  # noqa: E402
+from coophash.generation import latent_grid, triplets  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_results_hold_every_number_and_no_place(found, folder):
         assert written["mean_average_precision"] == method.scores.mean_average_precision
         assert written["curve"]["recall"] == method.curve.recall.tolist()
     assert results["versions"]["torch"] and results["machine"]["cores"] >= 1
-    assert results["generator"]["diversity"] == found.check.diversity
+    assert results["generator"]["diversity"] == found.report.diversity
     assert results["histories"][COOPHASH]["records"] == found.histories[COOPHASH].records
     page = (folder / "index.html").read_text(encoding="utf-8")
     words = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", page)
@@ -106,7 +106,7 @@ def test_page_shows_what_was_found(found, folder):
     assert page.count('<li class="right">') + page.count('<li class="wrong">') == marks == 100
     for heading in ("Results", "Nearest neighbours", "Contrastive pairs", "Training"):
         assert f"<h2>{heading}</h2>" in page
-    assert f"{100 * found.check.diversity:.0f} % of the real" in page
+    assert f"{100 * found.report.diversity:.0f} % of the real" in page
     for address in re.findall(r'(?:src|href)="([^"]{0,30})', page):
         assert address.startswith("data:image/png;base64,")
     assert len(page) < 5_000_000
@@ -180,39 +180,6 @@ def real_images(per_class=6):
     labels = np.repeat(np.arange(3), per_class)
     images = random.integers(0, 256, (len(labels), 1, 8, 8), dtype=np.uint8)
     return ch.data.ImageSet(images, labels, ("a", "b", "c"))
-
-
-def test_generator_check_sees_both_traps():
-    import torch
-
-    model, real = small_model(seed=1), real_images()
-    check = check_generator(model, model, real, images_per_class=5, seed=0)
-    pixels = real.float(real.labels == 1).reshape(6, -1)[:5]
-    by_hand = np.mean([np.linalg.norm(a - b) for i, a in enumerate(pixels) for b in pixels[:i]])
-    assert check.distance_by_class[1][2] == pytest.approx(by_hand, rel=1e-5)
-    assert check.diversity > 0 and len(check.energies) == 4
-    assert check.accuracy_real == pytest.approx(
-        float((model.classify(real) == torch.from_numpy(real.labels)).double().mean())
-    )
-
-    with torch.no_grad():  # a generator that ignores z: one image per class
-        model.generator.dense.weight[:, : model.config.latent_dim] = 0
-    assert check_generator(model, model, real, images_per_class=5).diversity < 1e-5
-
-    class Oracle:  # a classifier that sees the same class everywhere: the label is ignored
-        def classify(self, images):
-            return torch.zeros(len(images), dtype=torch.int64)
-
-    ignoring = check_generator(model, Oracle(), real, images_per_class=5)  # type: ignore[arg-type]
-    assert ignoring.accuracy == ignoring.accuracy_revised == pytest.approx(1 / 3)
-
-
-def test_generator_check_refuses_what_it_cannot_measure():
-    model = small_model()
-    with pytest.raises(ValueError, match="at least 2, got 1"):
-        check_generator(model, model, real_images(), images_per_class=1)
-    with pytest.raises(ValueError, match="at least 2 images of each of the 3 classes"):
-        check_generator(model, model, real_images(1))
 
 
 def test_grid_rows_share_z_and_columns_the_class():

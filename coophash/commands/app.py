@@ -10,7 +10,18 @@ import typer
 from typer.core import TyperGroup
 
 from coophash.cli import INTERRUPTED, USER_ERRORS, debugging, describe, fail
-from coophash.commands import data, demo, doctor, encode, evaluate, index, recipe, search, train
+from coophash.commands import (
+    data,
+    demo,
+    diagnose,
+    doctor,
+    encode,
+    evaluate,
+    index,
+    recipe,
+    search,
+    train,
+)
 
 
 class _Group(TyperGroup):
@@ -47,7 +58,7 @@ def make_app() -> typer.Typer:
     app.callback(invoke_without_command=True)(_root)
     for command in (
         demo.demo, train.train, encode.encode, index.index, search.search, evaluate.evaluate,
-        doctor.doctor,
+        diagnose.diagnose, doctor.doctor,
     ):  # fmt: skip
         app.command()(command)
     app.add_typer(data.app, name="data")

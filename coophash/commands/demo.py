@@ -60,11 +60,11 @@ def demo(
         f"{PLAIN.capitalize()}: the same network trained on real digits alone. Worst - best: mAP "
         "by the order of ties."
     )
-    check = found.check
+    report = found.report
     say(
-        f"generator: {100 * check.accuracy:.1f} % of its digits classified right by a network that "
-        f"has seen real digits alone ({100 * check.accuracy_real:.1f} % of real ones); variety "
-        f"within a class {100 * check.diversity:.0f} % of the real digits'"
+        f"generator: {100 * report.accuracy:.1f} % of its digits classified right by a network "
+        f"that has seen real digits alone ({100 * report.accuracy_real:.1f} % of real ones); variety "
+        f"within a class {100 * report.diversity:.0f} % of the real digits'"
     )
     page, results = write_demo(found, out)
     say(f"report: {page}   numbers: {results}   {time.perf_counter() - began:.0f} s")
