@@ -63,8 +63,8 @@ def demo(
     report = found.report
     say(
         f"generator: {100 * report.accuracy:.1f} % of its digits classified right by a network "
-        f"that has seen real digits alone ({100 * report.accuracy_real:.1f} % of real ones); variety "
-        f"within a class {100 * report.diversity:.0f} % of the real digits'"
+        f"that has seen real digits alone ({100 * report.accuracy_real:.1f} % of real ones); "
+        f"variety within a class {100 * report.diversity:.0f} % of the real digits'"
     )
     page, results = write_demo(found, out)
     say(f"report: {page}   numbers: {results}   {time.perf_counter() - began:.0f} s")
