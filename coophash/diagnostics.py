@@ -134,6 +134,8 @@ def generator_report(
     check_integer("samples", samples, 2)
     if not c.cooperative or c.without == "generator":
         raise ValueError("this model is without a generator: there is nothing to report")
+    if model.multi_label or getattr(classifier, "multi_label", False):
+        raise ValueError("generator_report is for models of one label an image")
     real, classes = _one_label(model, images, labels, "images")
     known, known_classes = real, classes
     if training is not None:

@@ -13,6 +13,7 @@ import coophash as ch
 from coophash import checkpoints
 from coophash.backbone import BackboneBase, enlarge, reduce
 from coophash.coop import _cooperative_loss as cooperative_loss
+from coophash.diagnostics import generator_report
 from coophash.generation import latent_grid, triplets
 from coophash.optimizers import make_optimizers
 from coophash.recipe_runner import settings_of
@@ -204,7 +205,7 @@ def test_training_learns_and_a_saved_model_needs_no_weights_file(timm, tmp_path)
     real = ch.data.ImageSet(((d + 1) * 127.5).clip(0, 255).astype(np.uint8), dl, ("a", "b", "c"))
     found = triplets(loaded, real)
     assert found.real.shape == found.positive.shape == (3, 3, 12, 12)
-    measured = ch.generation.check_generator(loaded, loaded, real, images_per_class=3)
+    measured = generator_report(loaded, real, classifier=loaded, samples=3)
     assert 0 <= measured.accuracy <= 1 and measured.accuracy_real > 0.9
 
     safe = tmp_path / "net.safetensors"
