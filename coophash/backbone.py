@@ -69,7 +69,7 @@ class BackboneBase(nn.Module):
         except RuntimeError as error:  # how timm reports a name that it does not know
             raise ValueError(f"backbone must be a model of timm, got {name!r}: {error}") from None
         if weights is not None:
-            _fill(self.backbone, Path(weights), name)
+            fill_backbone(self.backbone, Path(weights), name)
         settings = timm.data.resolve_model_data_config(self.backbone)
         # Images are in [-1, 1], the backbone's normalisation is of [0, 1].
         for buffer, values, offset in (
@@ -124,8 +124,12 @@ def reduce(images: Tensor, size: tuple[int, ...]) -> Tensor:
     return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
 
 
-def _fill(model: Any, path: Path, name: str) -> None:
-    """Load a state dict, whose classifier is left out."""
+def fill_backbone(model: Any, path: Path, name: str) -> None:
+    """Load a state dict, whose classifier is left out, into a timm model without one.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, or it is none of this model's weights.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"no backbone_weights at {str(path)!r}")
     if path.suffix == ".safetensors":

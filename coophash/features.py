@@ -81,7 +81,8 @@ class TimmFeatures:
 
     Args:
         name: of the model, as timm knows it, e.g. "vgg19" or "resnet50".
-        weights: a `.safetensors` or `.pth` file of its state dict; None takes `pretrained`.
+        weights: a `.safetensors` or `.pth` file of its state dict, with its classifier or without;
+            None takes `pretrained`.
         pretrained: let timm fetch its published weights where it keeps them. False with no
             `weights` leaves random weights, which is refused.
         size: pixels a side; None takes what the model was trained with.
@@ -95,7 +96,8 @@ class TimmFeatures:
     Raises:
         ImportError: timm is not installed.
         FileNotFoundError: there is no such file of weights.
-        TypeError, ValueError: no weights were named, or size or batch_size is below 1.
+        TypeError, ValueError: no weights were named or they do not fit, timm knows no such model,
+            or size or batch_size is below 1.
     """
 
     def __init__(
@@ -122,8 +124,16 @@ class TimmFeatures:
             name, pretrained, batch_size, device,
         )  # fmt: skip
         self.weights = None if weights is None else str(weights)
-        options = {} if weights is None else {"checkpoint_path": str(weights)}
-        self.model = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+        try:
+            self.model = timm.create_model(
+                name, pretrained=pretrained and weights is None, num_classes=0
+            )
+        except RuntimeError as error:  # how timm reports a name that it does not know
+            raise ValueError(f"name must be a model of timm, got {name!r}: {error}") from None
+        if weights is not None:
+            from coophash.backbone import fill_backbone
+
+            fill_backbone(self.model, Path(weights), name)
         self.model.eval().to(device)
         settings = timm.data.resolve_model_data_config(self.model)
         channels, height, _ = settings["input_size"]

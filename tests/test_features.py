@@ -42,9 +42,19 @@ def test_pixels_are_scaled_to_one(files):
 class Backbone(torch.nn.Module):
     num_features = 5
 
+    def __init__(self):
+        super().__init__()
+        self.pretrained_cfg = {"classifier": "fc"}
+        self.shift = torch.nn.Parameter(torch.zeros(5))
+
     def forward(self, x):
         assert x.shape[1:] == (3, 10, 10) and not self.training
-        return x.mean((2, 3)) @ torch.ones(3, 5) + torch.arange(5.0)
+        return x.mean((2, 3)) @ torch.ones(3, 5) + self.shift
+
+
+def save_weights(path):
+    torch.save({"shift": torch.arange(5.0), "fc.weight": torch.zeros(7, 5)}, path)
+    return path
 
 
 @pytest.fixture
@@ -65,11 +75,11 @@ def timm(monkeypatch):
 
 
 def test_a_backbone_sees_normalised_images_in_batches(files, timm, tmp_path):
-    weights = tmp_path / "w.safetensors"
-    weights.write_bytes(b"")
+    weights = save_weights(tmp_path / "w.pth")
     source = TimmFeatures("vgg19", weights=weights, batch_size=2)
-    assert timm == [("vgg19", {"pretrained": False, "num_classes": 0,
-                               "checkpoint_path": str(weights)})]  # fmt: skip
+    assert timm == [("vgg19", {"pretrained": False, "num_classes": 0})]
+    assert TimmFeatures("vgg19", pretrained=True).width == 5
+    assert timm[-1][1]["pretrained"] is True
     features = source(files)
     level = (np.array([1.0, 51 / 255, 51 / 255]) - [0.5, 0.4, 0.3]) / [0.2, 0.2, 0.1]
     np.testing.assert_allclose(features[1], level.sum() + np.arange(5), rtol=1e-5)
@@ -80,6 +90,9 @@ def test_a_backbone_sees_normalised_images_in_batches(files, timm, tmp_path):
         TimmFeatures("vgg19")
     with pytest.raises(FileNotFoundError, match="no weights at"):
         TimmFeatures("vgg19", weights=tmp_path / "none.pth")
+    torch.save({"other": torch.zeros(5)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"other\.pth does not fit vgg19"):
+        TimmFeatures("vgg19", weights=tmp_path / "other.pth")
 
 
 def test_a_backbone_without_timm_says_what_to_install(monkeypatch):
@@ -114,8 +127,7 @@ def test_any_callable_is_a_source_but_is_not_kept(tmp_path):
 
 
 def test_pixels_in_memory_are_images_too(files, timm, tmp_path):
-    weights = tmp_path / "w.safetensors"
-    weights.write_bytes(b"")
+    weights = save_weights(tmp_path / "w.pth")
     pillow = pytest.importorskip("PIL.Image")
     pixels = np.stack([np.asarray(pillow.open(file)).transpose(2, 0, 1) for file in files])
     for source in (Pixels(4), TimmFeatures("vgg19", weights=weights)):

@@ -35,9 +35,11 @@ class Backbone(torch.nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def timm(monkeypatch):
+def timm(monkeypatch, request):
     """A library of one model, in place of the real one."""
     torch.manual_seed(0)
+    if "real" in request.node.name:
+        return
     library = types.ModuleType("timm")
     library.create_model = lambda name, **options: Backbone()
     settings = {"input_size": (3, 8, 8), "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.1)}
@@ -156,7 +158,7 @@ def test_by_command(tmp_path, capsys):
     table, file = tmp_path / "t.csv", tmp_path / "f.npz"
     table.write_text("\n".join(rows))
     np.savez(file, images=pairs.images, YAll=pairs.texts, LAll=np.eye(3)[pairs.labels])
-    (tmp_path / "w.pth").write_bytes(b"")
+    torch.save(Backbone().state_dict(), tmp_path / "w.pth")
     options = {**SMALL, "image_hidden": "[4]", "text_hidden": "[4]", "epochs": 2, "backbone": "s",
                "weights": tmp_path / "w.pth"}  # fmt: skip
     command = [w for name, value in options.items() for w in ("--set", f"{name}={value}")]
@@ -228,3 +230,16 @@ def test_bad_input_is_named():
         ch.fit(net, features, progress=False)
     with pytest.raises(TypeError, match=r"has raw images, .* coophash\.ucch_backbone"):
         ch.fit(ch.UCCH(12, 6, 3, **SMALL), raw_pairs(20), progress=False)
+
+
+def test_with_real_models_of_timm(tmp_path):
+    timm = pytest.importorskip("timm", exc_type=ImportError)
+    for name, width in (("resnet10t", 512), ("mobilenetv3_small_050", 1024)):
+        weights = tmp_path / "w.pth"  # with its classifier, as they are published
+        torch.save(timm.create_model(name, pretrained=False).state_dict(), weights)
+        source = TimmFeatures(name, weights=weights, size=32)
+        assert source.width == source(raw_pairs(4).images).shape[1] == width
+        net = tune_backbone(ch.UCCH(12, width, 3, **{**SMALL, "epochs": 2}), source)
+        ch.fit(net, raw_pairs(20), 0.2, folder=tmp_path / name, progress=False)
+        codes = ch.load(tmp_path / name).encode_image(raw_pairs(20))
+        assert np.array_equal(codes, net.encode_image(raw_pairs(20)))
