@@ -106,7 +106,7 @@ def list_arrays(path: str | os.PathLike[str], numbers: bool = True) -> dict[str,
 def _list_npz(path: Path, numbers: bool) -> dict[str, str]:
     there = {}
     with zipfile.ZipFile(path) as archive:
-        for entry in archive.namelist():
+        for entry in (name for name in archive.namelist() if name.endswith(".npy")):
             with archive.open(entry) as file:
                 version = np.lib.format.read_magic(file)
                 read = np.lib.format.read_array_header_1_0

@@ -143,7 +143,8 @@ class PairSet:
         index = np.arange(len(self))[rows]
         return replace(
             self,
-            images=self.images[index],
+            # Raw images are gigabytes: a range of them is not copied.
+            images=self.images[rows if self.raw and isinstance(rows, slice) else index],
             texts=self.texts[index],
             labels=None if self.labels is None else self.labels[index],
             name=self.name if name is None else name,

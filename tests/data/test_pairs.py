@@ -64,7 +64,9 @@ def test_labels_as_a_row_or_a_column():
 
 
 def test_raw_images_have_no_width():
-    pairs = PairSet(np.zeros((4, 3, 8, 8), np.uint8), TEXTS)
+    pairs = PairSet(np.arange(4 * 3 * 64).astype(np.uint8).reshape(4, 3, 8, 8), TEXTS)
+    assert np.shares_memory(pairs.subset(slice(1, 3)).images, pairs.images)
+    assert np.array_equal(pairs.subset(slice(1, 3)).images, pairs.subset([1, 2]).images)
     assert pairs.raw and "images 3 x 8 x 8" in repr(pairs)
     with pytest.raises(TypeError, match="their features come from a backbone"):
         _ = pairs.image_dim
