@@ -9,7 +9,7 @@
 # make asan | tsan   search tests on a build with AddressSanitizer and UBSan | ThreadSanitizer
 #
 # make bench  benchmarks beside their peers -> benchmarks/results/
-# make gpu    all GPU tests and benchmarks; says so where there is no GPU
+# make gpu    all GPU tests and benchmarks, or PART=search, PART=kernels; says so where there is no GPU
 # make format | lint | types | clean
 
 PYTHON ?= python3
@@ -72,7 +72,7 @@ tsan: $(VENV)/.dev
 
 # No virtual environment and no network: the system Python, with torch, triton, pybind11 and pytest.
 gpu:
-	PYTHON=$(PYTHON) sh benchmarks/gpu.sh
+	PYTHON=$(PYTHON) sh benchmarks/gpu.sh $(PART)
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "coophash needs Python 3.10 or later")'

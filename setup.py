@@ -6,8 +6,10 @@ COOPHASH_CUDA=auto|0|1
     auto (the default) builds the CUDA part if nvcc is found and works, and says so if not; 0 leaves
     it out; 1 fails if it cannot be built.
 COOPHASH_CUDA_ARCHS="80 90"
-    compute capabilities to build for; PTX of the last one is added. Default: what this nvcc offers
-    out of DEFAULT_ARCHS.
+    compute capabilities to build for; PTX of the last one is added. Default: all that this nvcc
+    offers from 75 on. Those of one generation run each other's code (86 that of 80), but those of
+    Jetson and the like (87, 88, 110) do not, and code of its own spares each the doubt. A build for
+    one GPU takes a tenth of the time.
 COOPHASH_SANITIZE=address|thread
     for development: build with AddressSanitizer and UBSan, or with ThreadSanitizer. Not in place;
     `make asan` and `make tsan` build into folders of their own and run what is to be checked.
@@ -101,9 +103,11 @@ HOST_FLAGS = ["-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-W
 HOST_FLAGS += ["-Wno-unknown-pragmas"]  # unrolling is for the device
 # The architectures that each has code for: all, or none (host code alone), or those named.
 CUDA_SOURCES = {
+    "cuda/codes.cu": "all",
     "cuda/collect.cu": "all",
     "cuda/device.cpp": "none",
     "cuda/feeder.cpp": "none",
+    "cuda/guard.cpp": "none",
     "cuda/histogram.cu": "all",
     "cuda/mma.cu": "all",
     "cuda/paths.cpp": "none",
@@ -113,9 +117,10 @@ CUDA_SOURCES = {
     "cuda/topk.cpp": "none",
     "cuda/wgmma.cu": "90a",
 }
-# One of each generation: 86 to 89 run the code of 80, 103 that of 100, 121 that of 120; and nvcc
-# 13.2 is known to miscompile for 103.
-DEFAULT_ARCHS = ["75", "80", "90", "100", "110", "120"]
+OLDEST_ARCH = 75
+# nvcc 13.2 is known to miscompile for 103, and no later one is known to be right. Such a GPU then
+# runs the code for 100.
+WRONG_ARCHS = {"103": (13, 2)}
 
 
 class NoCuda(Exception):
@@ -164,15 +169,19 @@ class Nvcc:
         self.runtime = self._static_runtime(dry)
 
     def _choose(self, offered: list[str]) -> list[str]:
-        asked = os.environ.get("COOPHASH_CUDA_ARCHS", "").replace(",", " ").split()
+        asked = re.split(r"[\s,;]+", os.environ.get("COOPHASH_CUDA_ARCHS", "").strip(" ,;"))
+        asked = [arch for arch in asked if arch]
         unknown = [arch for arch in asked if arch not in offered]
         if unknown:
             raise SystemExit(
                 f"COOPHASH_CUDA_ARCHS: {' '.join(unknown)} not among those of nvcc {self.version}: "
                 f"{' '.join(offered)}"
             )
-        archs = asked or [arch for arch in DEFAULT_ARCHS if arch in offered]
-        return sorted(archs, key=int)
+        return sorted(set(asked or filter(self._is_wanted, offered)), key=int)
+
+    def _is_wanted(self, arch: str) -> bool:
+        release = tuple(int(part) for part in re.findall(r"\d+", self.version)[:2])
+        return int(arch) >= OLDEST_ARCH and release < WRONG_ARCHS.get(arch, (1000,))
 
     def _static_runtime(self, dry: str) -> Path:
         # `which nvcc` may be a wrapper script, so the folders are asked of nvcc itself.
@@ -191,9 +200,14 @@ class Nvcc:
         special = {archs for archs in CUDA_SOURCES.values() if archs.rstrip("a") in self.archs}
         return sorted([*self.archs, *special], key=lambda arch: (int(arch.rstrip("a")), arch))
 
+    def ptx_of(self, arch: str) -> str:
+        """The architecture whose PTX an architecture's code is made of: the first of its generation
+        that is built. No source asks for more, and it is compiled once for all of them."""
+        return min((a for a in self.archs if int(a) // 10 == int(arch) // 10), key=int)
+
     def compile_command(self, source: Path, target: Path, archs: str = "all") -> list[str]:
-        newest = self.archs[-1]
-        targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in self.archs]
+        targets = [f"-gencode=arch=compute_{self.ptx_of(a)},code=sm_{a}" for a in self.archs]
+        newest = self.ptx_of(self.archs[-1])
         targets.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")
         if archs == "none":
             targets = []
@@ -321,7 +335,7 @@ class Build(build_ext):
 
     def _write_build_info(self, nvcc: Nvcc | None, reason: str) -> None:
         version = self.distribution.get_version()
-        archs = " ".join([*nvcc.built_for(), f"ptx{nvcc.archs[-1]}"]) if nvcc else ""
+        archs = " ".join([*nvcc.built_for(), f"ptx{nvcc.ptx_of(nvcc.archs[-1])}"]) if nvcc else ""
         values = {
             "VERSION": version,
             "CUDA_REASON": reason,

@@ -15,6 +15,8 @@ from typing import Any
 
 HEAD = ["benchmark", "bits", "codes", "k", "batch", "threads", "ours", "Gp/s", "peer", "Gp/s"]
 TAIL = ["ratio", "share of the limit"]
+ON_GPU = ["search on a GPU", "bits", "codes", "k", "batch", "way", "ms", "Tp/s", "GB/s"]
+ON_GPU += ["of copy", "peers' time over ours"]
 KERNELS = ["kernel", "us", "GB/s", "of copy", "peers' time over ours"]
 
 
@@ -46,6 +48,21 @@ def kernel_row(run: dict[str, Any]) -> list[str]:
     ]
 
 
+def gpu_row(run: dict[str, Any]) -> list[str]:
+    """Of a run of bench_cuda_search.py."""
+    info = run["extra_info"]
+    pairs = info.get("Tp/s")  # a number, or one for each that ran
+    pairs = pairs["ours"] if isinstance(pairs, dict) else pairs
+    peers = (f"{name} {quartiles(ratio, '.2f')}" for name, ratio in info["over_ours"].items())
+    return [
+        run["name"].partition("[")[0].removeprefix("test_"),
+        *[str(info.get(key, "")) for key in ("bits", "rows", "k", "batch", "path")],
+        quartiles([1e3 * value for value in info["seconds"]["ours"]], ".3g"),
+        *["" if value is None else f"{value:.3g}" for value in (pairs, info.get("GB/s"))],
+        *[quartiles(info.get("of_copy_bandwidth"), ".0%"), ", ".join(peers)],
+    ]
+
+
 def table(names: list[str], rows: list[list[str]]) -> list[str]:
     """Lines in Markdown; none without rows."""
     if not rows:
@@ -61,11 +78,13 @@ def tables(results: dict[str, Any], only: str | None) -> str:
     runs = [run for run in results["benchmarks"] if not only or only in run["fullname"]]
     searches = [row(run) for run in runs if "ratio" in run["extra_info"]]
     kernels = [kernel_row(run) for run in runs if "of_copy" in run["extra_info"]]
+    on_gpu = [gpu_row(run) for run in runs if "over_ours" in run["extra_info"]]
     return "\n".join(
         [
             f"{device}; {', '.join(versions)}",
             *table([*HEAD, *TAIL], searches),
             *table(KERNELS, kernels),
+            *table(ON_GPU, on_gpu),
         ]
     )
 

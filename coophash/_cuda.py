@@ -23,7 +23,8 @@ from coophash._device_arrays import (
     out_of_memory,
     upload,
 )
-from coophash.codes import as_numpy, check_codes, check_layout, check_spare
+from coophash._memory import check_memory
+from coophash.codes import as_numpy, check_codes, check_layout, spare_error
 
 # Set by tests and benchmarks to force a way of comparing: "popc", "mma" or "wgmma".
 path = ""
@@ -103,18 +104,30 @@ def wants(database: Any) -> bool:
 def check_device_codes(codes: DeviceArray, name: str, bits: int | None) -> None:
     """As `check_codes`, for codes on a device."""
     check_layout(str(codes.dtype), codes.shape, name, bits)
-    if bits is not None and bits % 8:
-        check_spare(codes.numpy()[:, -1], name, bits)
+    if bits is None or bits % 8 == 0:
+        return
+    room = empty((1,), np.int64, codes, f"the check of {name}")
+    row = _native.cuda().cuda_first_spare(
+        codes.device, codes.stream, codes.pointer, *codes.shape, bits, room.pointer
+    )
+    if row >= 0:
+        raise spare_error(name, bits, row)
 
 
-def target_of(database: Any, allow: Any, name: str, bits: int | None = None) -> Target:
-    """An array to search, on its device; uploaded to the first one if it is on the host."""
+def target_of(
+    database: Any, allow: Any, name: str, bits: int | None = None, device: int = 0
+) -> Target:
+    """An array to search, on its device. One that is in main memory is uploaded to `device`, or
+    streamed through it by each search if there is no room for it."""
     if on_device(database):
         codes = describe(database, name)
         check_device_codes(codes, name, bits)
     else:
         array = check_codes(as_numpy(database, name)[0], name, bits)
-        codes = upload(array, 0, f"the {array.shape[0]:,} codes of {name}")
+        try:
+            codes = upload(array, device, f"the {array.shape[0]:,} codes of {name}")
+        except MemoryError:
+            return _streamed(array, allow, device)
     rows, width = codes.shape
     bitset = allow_words(allow, rows)
     words = None if bitset is None else upload(bitset, codes.device, "the bits of allow")
@@ -122,25 +135,32 @@ def target_of(database: Any, allow: Any, name: str, bits: int | None = None) -> 
     return Target([span], codes.device, codes.stream, width, None, (codes, words))
 
 
-def ask(queries: Any, target: Target, bits: int | None) -> Asked:
+def _streamed(array: NDArray[np.uint8], allow: Any, device: int) -> Target:
+    """An array in main memory that stays there."""
+    words = allow_words(allow, array.shape[0])
+    span = (array.ctypes.data, 0 if words is None else words.ctypes.data, array.shape[0], True)
+    return Target([span], device, 0, array.shape[1], None, (array, words))
+
+
+def ask(queries: Any, target: Target, bits: int | None, name: str = "queries") -> Asked:
     """Queries where the search runs."""
     if on_device(queries):
-        codes = describe(queries, "queries")
+        codes = describe(queries, name)
         if codes.device == target.device:
-            check_device_codes(codes, "queries", bits)
+            check_device_codes(codes, name, bits)
             _check_width(codes.shape, target.width)
             if codes.stream != target.stream:  # both must be ready on one stream
                 _native.cuda().cuda_wait(target.device, target.stream)
             return Asked(codes, None)
         if codes.library != "torch":
             raise ValueError(
-                f"queries must be on cuda:{target.device} as the codes are, they are on "
+                f"{name} must be on cuda:{target.device} as the codes are, they are on "
                 f"cuda:{codes.device}"
             )
-    array, restore = as_numpy(queries, "queries")
-    array = check_codes(array, "queries", bits)
+    array, restore = as_numpy(queries, name)
+    array = check_codes(array, name, bits)
     _check_width(array.shape, target.width)
-    codes = upload(array, target.device, f"{array.shape[0]:,} queries")
+    codes = upload(array, target.device, f"{array.shape[0]:,} {name}")
     # uploads have been waited for; what is pending is on the stream of the codes
     _native.cuda().cuda_wait(target.device, target.stream)
     return Asked(codes, restore)
@@ -249,6 +269,28 @@ def histogram(target: Target, asked: Asked, bins: int, labels: Any) -> tuple[Any
     )  # fmt: skip
     del keep
     return asked.give(total), asked.give(relevant) if relevant else None
+
+
+def distances(a: Any, b: Any) -> Any:
+    """All distances, int32 (N, M), for `a` on a device, where the result is, too.
+
+    Raises:
+        MemoryError: the device has not enough memory; the message says how much is needed.
+    """
+    first = describe(a, "a") if on_device(a) else None
+    target = target_of(b, None, "b", None, 0 if first is None else first.device)
+    asked = ask(a, target, None, "a")
+    queries = asked.codes
+    shape = (queries.shape[0], target.rows)
+    what = f"{shape[0]:,} x {shape[1]:,} distances"
+    if asked.to_host is not None:
+        check_memory(4 * shape[0] * shape[1], what)
+    out = empty(shape, np.int32, queries, what)
+    library = _native.cuda()
+    sizes = library.cuda_distances_workspace(max(1, shape[0]), target.width, target.streamed)
+    call, _workspace = _call(target, queries, sizes, "all distances")
+    library.cuda_distances(target.spans, target.width, queries.pointer, shape[0], call, out.pointer)
+    return asked.give(out)
 
 
 def _call(

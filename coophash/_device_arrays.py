@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -126,7 +127,7 @@ def empty(shape: tuple[int, ...], dtype: Any, like: DeviceArray, what: str) -> D
                 owner = cupy.empty(shape, dtype)
             pointer = int(owner.data.ptr)
         else:
-            owner = _native.cuda().CudaMemory(like.device, size)
+            owner = own_memory(like.device, size)
             pointer = int(owner.pointer)
     except Exception as error:
         if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__:
@@ -143,11 +144,54 @@ def upload(array: NDArray[Any], device: int, what: str) -> DeviceArray:
     """
     array = np.ascontiguousarray(array)
     try:
-        memory = _native.cuda().CudaMemory(device, array.nbytes)
+        memory = own_memory(device, array.nbytes)
     except MemoryError as error:
         raise out_of_memory(device, array.nbytes, what) from error
     _native.cuda().cuda_upload(device, memory.pointer, array)
     return DeviceArray(memory.pointer, array.shape, array.dtype, device, 0, "none", memory)
+
+
+def own_memory(device: int, size: int) -> Any:
+    """Device memory of no other library: `CudaMemory`. What other libraries hold and do not use is
+    asked back first, if there is not enough.
+
+    Raises:
+        MemoryError: there is not enough.
+    """
+    try:
+        return _native.cuda().CudaMemory(device, size)
+    except MemoryError:
+        torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
+        if torch is not None and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        if cupy is not None:
+            cupy.get_default_memory_pool().free_all_blocks()
+        return _native.cuda().CudaMemory(device, size)
+
+
+def to_host(array: Any, name: str) -> tuple[NDArray[Any], Callable[[NDArray[Any]], Any]] | None:
+    """An argument on a CUDA device in main memory, and the way back; None if it is not on one.
+
+    Raises:
+        TypeError: this build cannot read it, or it is no dense array of numbers.
+    """
+    if not on_device(array):
+        return None
+    if why := _native.cuda_status():
+        raise TypeError(
+            f"{name} is a {type(array).__name__} on a CUDA device, which cannot be read here "
+            f"({why}): copy it to main memory, or give a torch tensor"
+        )
+    given = describe(array, name)
+    cupy = sys.modules.get("cupy")
+
+    def restore(result: NDArray[Any]) -> Any:
+        if given.library == "cupy" and cupy is not None:
+            with cupy.cuda.Device(given.device):
+                return cupy.asarray(result)
+        return upload(result, given.device, "results")
+
+    return given.numpy(), restore
 
 
 def out_of_memory(device: int, size: int, what: str) -> MemoryError:

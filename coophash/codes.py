@@ -114,13 +114,14 @@ def as_numpy(array: Any, name: str) -> tuple[NDArray[Any], Callable[[NDArray[Any
     NumPy arrays and CPU tensors are not copied. torch is not imported unless a tensor is given.
 
     Args:
-        array: a NumPy array, a torch tensor on any device, anything with DLPack in main memory, or
-            nested lists of numbers.
+        array: a NumPy array, a torch tensor on any device, anything with DLPack in main memory or
+            on a CUDA device, anything with `__cuda_array_interface__`, or nested lists of numbers.
         name: what the caller's argument is called.
 
     Returns:
         The array, and a function that turns a result into what the caller gave: a tensor on the
-        same device for a tensor, else the NumPy array itself.
+        same device for a tensor, an array on its device for one on a CUDA device, else the NumPy
+        array itself.
 
     Raises:
         TypeError: not an array of numbers, or not in main memory.
@@ -129,6 +130,11 @@ def as_numpy(array: Any, name: str) -> tuple[NDArray[Any], Callable[[NDArray[Any
         return _checked(np.asarray(array), name), _unchanged
     if _is_torch(array):
         return _from_torch(array, name)
+    if hasattr(array, "__cuda_array_interface__") or hasattr(array, "__dlpack_device__"):
+        from coophash._device_arrays import to_host
+
+        if (found := to_host(array, name)) is not None:
+            return _checked(found[0], name), found[1]
     if hasattr(array, "__dlpack__"):
         if hasattr(array, "__dlpack_device__") and array.__dlpack_device__()[0] not in (1, 3):
             raise TypeError(
@@ -239,11 +245,16 @@ def check_spare(last_bytes: NDArray[np.uint8], name: str, bits: int) -> None:
         return
     spare = last_bytes >> np.uint8(bits % 8)
     if spare.any():
-        raise ValueError(
-            f"{name} must be 0 in the {8 - bits % 8} spare bits of the last byte for {bits} bits, "
-            f"row {int(np.flatnonzero(spare)[0])} is not: clear them with {name}[:, -1] &= "
-            f"{(1 << bits % 8) - 1} if they are padding, or give the right number of bits"
-        )
+        raise spare_error(name, bits, int(np.flatnonzero(spare)[0]))
+
+
+def spare_error(name: str, bits: int, row: int) -> ValueError:
+    """The error for codes of which one, the first at `row`, has spare bits that are not 0."""
+    return ValueError(
+        f"{name} must be 0 in the {8 - bits % 8} spare bits of the last byte for {bits} bits, "
+        f"row {row} is not: clear them with {name}[:, -1] &= {(1 << bits % 8) - 1} if they are "
+        "padding, or give the right number of bits"
+    )
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -11,7 +11,8 @@ arrays of another library on a GPU they have `__cuda_array_interface__` and `.nu
 
 A database on a GPU is searched there, on the stream that is current for the queries, if this build
 has CUDA code (`coophash doctor` says); else a tensor is copied to main memory. k is at most 16,384
-on a GPU.
+on a GPU. Codes must not be changed while they are searched. Filters and labels are taken in main
+memory or on a GPU, and are looked at in main memory.
 
 Environment: `COOPHASH_ISA=serial|avx2|avx512|neon` forces an instruction set, and raises
 RuntimeError at the next search if it cannot run here.
@@ -134,6 +135,8 @@ def hamming_distances(a: Any, b: Any, *, threads: int | None = None) -> Any:
     Returns:
         int32 (N, M), of the kind and on the device of `a`.
     """
+    if _cuda.wants(a):
+        return _cuda.distances(a, b)
     rows, codes, _ = pair("a", a, "b", b)
     check_memory(
         4 * rows.shape[0] * codes.shape[0], f"{rows.shape[0]} x {codes.shape[0]} distances"

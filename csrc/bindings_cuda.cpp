@@ -70,11 +70,10 @@ py::dict py_topk(const std::vector<SpanTuple>& spans, int width, uintptr_t queri
   const gpu::Database database = to_database(spans, width);
   const gpu::Call how = to_call(call);
   gpu::Counts done;
-  {
-    py::gil_scoped_release release;
+  without_gil([&] {
     done = gpu::topk(database, at<const uint8_t>(queries), count, k, how, at<int32_t>(distances),
                      at<int64_t>(places));
-  }
+  });
   py::dict out;
   out["rounds"] = done.rounds;
   out["overflowed"] = done.overflowed;
@@ -89,8 +88,8 @@ Array<int64_t> py_range_count(const std::vector<SpanTuple>& spans, int width, ui
   require(radius >= 0 && radius <= 8 * width, "radius must be 0 to 8 * width");
   Array<int64_t> counts(count);
   int64_t* out = counts.mutable_data();
-  py::gil_scoped_release release;
-  gpu::range_count(database, at<const uint8_t>(queries), count, radius, how, out);
+  without_gil(
+      [&] { gpu::range_count(database, at<const uint8_t>(queries), count, radius, how, out); });
   return counts;
 }
 
@@ -101,9 +100,10 @@ void py_range_fill(const std::vector<SpanTuple>& spans, int width, uintptr_t que
   const gpu::Call how = to_call(call);
   require(limits.ndim() == 1 && limits.size() == count + 1, "limits must be (count + 1,)");
   const int64_t* from = limits.data();
-  py::gil_scoped_release release;
-  gpu::range_fill(database, at<const uint8_t>(queries), count, radius, how, from,
-                  at<uint64_t>(keys), at<int32_t>(distances), at<int64_t>(places));
+  without_gil([&] {
+    gpu::range_fill(database, at<const uint8_t>(queries), count, radius, how, from,
+                    at<uint64_t>(keys), at<int32_t>(distances), at<int64_t>(places));
+  });
 }
 
 // (row_classes, query_classes, row_labels, query_labels, words, grades, rows)
@@ -127,9 +127,18 @@ void py_histogram(const std::vector<SpanTuple>& spans, int width, uintptr_t quer
              number};
     require(grades >= 2, "grades must be 2 or more");
   }
-  py::gil_scoped_release release;
-  gpu::histogram(database, at<const uint8_t>(queries), count, labels ? &given : nullptr, bins, how,
-                 at<int64_t>(total), at<int64_t>(relevant));
+  without_gil([&] {
+    gpu::histogram(database, at<const uint8_t>(queries), count, labels ? &given : nullptr, bins,
+                   how, at<int64_t>(total), at<int64_t>(relevant));
+  });
+}
+
+void py_distances(const std::vector<SpanTuple>& spans, int width, uintptr_t queries, int64_t count,
+                  const CallTuple& call, uintptr_t out) {
+  const gpu::Database database = to_database(spans, width);
+  const gpu::Call how = to_call(call);
+  without_gil(
+      [&] { gpu::distances(database, at<const uint8_t>(queries), count, how, at<int32_t>(out)); });
 }
 
 // A piece of device memory that lives as long as the Python object.
@@ -186,7 +195,11 @@ void bind_cuda(py::module_& m) {
   m.def("cuda_status", &gpu::status, "'' if a CUDA device can be used, or why none can.");
   m.def("cuda_devices", &py_devices);
   m.def("cuda_memory", [](int device) {
-    const gpu::Memory memory = gpu::memory(device);
+    gpu::FreeMemory memory;
+    {
+      py::gil_scoped_release release;  // the first call of a process makes a context
+      memory = gpu::memory(device);
+    }
     return py::make_tuple(memory.free, memory.total);
   });
   m.def("cuda_most_neighbours", [] { return gpu::kMostNeighbours; }, "The largest k.");
@@ -203,6 +216,20 @@ void bind_cuda(py::module_& m) {
   m.def("cuda_histogram_workspace", [](int64_t queries, int width, bool streamed) {
     return to_tuple(gpu::histogram_workspace(queries, width, streamed));
   });
+  m.def("cuda_distances_workspace", [](int64_t queries, int width, bool streamed) {
+    return to_tuple(gpu::distances_workspace(queries, width, streamed));
+  });
+  m.def("cuda_distances", &py_distances, arg("spans"), arg("width"), arg("queries"), arg("count"),
+        arg("call"), arg("out"));
+  m.def(
+      "cuda_first_spare",
+      [](int device, uintptr_t stream, uintptr_t codes, int64_t rows, int width, int bits,
+         uintptr_t room) {
+        return gpu::first_spare(at<const uint8_t>(codes), rows, width, bits, device,
+                                at<void>(stream), at<int64_t>(room));
+      },
+      arg("device"), arg("stream"), arg("codes"), arg("rows"), arg("width"), arg("bits"),
+      arg("room"), released, "The first row with a spare bit that is not 0, or -1.");
   m.def("cuda_topk", &py_topk, arg("spans"), arg("width"), arg("queries"), arg("count"), arg("k"),
         arg("call"), arg("distances"), arg("places"));
   m.def("cuda_range_count", &py_range_count, arg("spans"), arg("width"), arg("queries"),

@@ -9,8 +9,10 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pytest
 
 import coophash as ch
+from coophash import _device_arrays, _native
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -28,6 +30,31 @@ def emulated() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """The emulator in the place of the extension's CUDA part."""
+    library = emulated()
+    library.configure()
+    monkeypatch.setattr(_native, "cuda", lambda: library)
+    monkeypatch.delenv("COOPHASH_BACKEND", raising=False)
+    yield library
+    library.configure()
+
+
+class Foreign:
+    """An array of some other library on the device."""
+
+    def __init__(self, array: np.ndarray, device: int = 0, strides=None) -> None:
+        self.kept = _device_arrays.upload(array, device, "a test")
+        self.strides = strides
+
+    @property
+    def __cuda_array_interface__(self):
+        interface = dict(self.kept.__cuda_array_interface__)
+        interface["strides"] = self.strides
+        return interface
 
 
 def draw(kind: str, rows: int, bits: int, seed: int) -> np.ndarray:

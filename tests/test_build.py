@@ -66,7 +66,6 @@ def test_build_info_is_complete():
     assert info["version"] and info["compiler"].split()[0] in ("gcc", "clang")
     if info["cuda"]:
         assert info["nvcc_version"] and "ptx" in info["cuda_archs"] and not info["cuda_reason"]
-        assert "103" not in info["cuda_archs"].split()
     else:
         assert info["cuda_reason"]
 
@@ -118,16 +117,21 @@ class TestSetup:
     def fake_nvcc(self, tmp_path, monkeypatch):
         """A compiler driver as a wrapper script, with its runtime in lib, not lib64."""
 
-        def make(codes="sm_75 sm_80 sm_90 sm_100 sm_103 sm_120", runtime=True, compiles=True):
-            root = tmp_path / "cuda"
+        def make(
+            codes="sm_70 sm_75 sm_80 sm_86 sm_87 sm_90 sm_100 sm_110 sm_103 sm_120",
+            runtime=True,
+            compiles=True,
+            release="13.0",
+        ):
+            root = tmp_path / f"cuda-{release}"
             (root / "lib").mkdir(parents=True)
             if runtime:
                 (root / "lib" / "libcudart_static.a").write_bytes(b"")
-            script = tmp_path / "nvcc"
+            script = tmp_path / f"nvcc-{release}"
             script.write_text(
                 "#!/bin/sh\n"
                 'case "$*" in\n'
-                "*--version*) echo 'Cuda compilation tools, release 13.0, V13.0.88';;\n"
+                f"*--version*) echo 'Cuda compilation tools, release {release}, V{release}.88';;\n"
                 f"*--list-gpu-code*) printf '%s\\n' {codes};;\n"
                 f'*--dryrun*) echo "#$ TOP={root}/bin/.."; '
                 f'echo \'#$ LIBRARIES=  "-L{root}/lib/stubs" "-L{root}/lib"\';;\n'
@@ -150,9 +154,20 @@ class TestSetup:
         assert nvcc.version == "13.0.88"
 
     def test_architectures(self, setup_py, fake_nvcc, monkeypatch):
+        every = ["75", "80", "86", "87", "90", "100", "103", "110", "120"]
+        fake_nvcc(release="13.2")
+        assert setup_py.Nvcc().archs == [arch for arch in every if arch != "103"]
         fake_nvcc()
-        assert setup_py.Nvcc().archs == ["75", "80", "90", "100", "120"]  # and never 103
-        monkeypatch.setenv("COOPHASH_CUDA_ARCHS", "90, 80")
+        nvcc = setup_py.Nvcc()
+        assert nvcc.archs == every
+        command = " ".join(nvcc.compile_command(Path("a.cu"), Path("a.o")))
+        # PTX is made once a generation, and that of the newest is kept
+        for ptx, code in (("80", "80"), ("80", "87"), ("100", "103"), ("110", "110"), ("75", "75")):
+            assert f"arch=compute_{ptx},code=sm_{code}" in command
+        assert "arch=compute_120,code=compute_120" in command
+        for text in ("90, 80", "80;90", " 90 80 90;"):
+            monkeypatch.setenv("COOPHASH_CUDA_ARCHS", text)
+            assert setup_py.Nvcc().archs == ["80", "90"]
         nvcc = setup_py.Nvcc()
         command = " ".join(nvcc.compile_command(Path("a.cu"), Path("a.o")))
         assert nvcc.archs == ["80", "90"]
@@ -167,8 +182,8 @@ class TestSetup:
         nvcc = setup_py.Nvcc()  # without 90 the source is there, with no code for tensor cores
         own = " ".join(nvcc.compile_command(Path("wgmma.cu"), Path("a.o"), "90a"))
         assert "sm_80" in own and "90a" not in own and "BUILT" not in own
-        monkeypatch.setenv("COOPHASH_CUDA_ARCHS", "70")
-        with pytest.raises(SystemExit, match="70 not among those of nvcc"):
+        monkeypatch.setenv("COOPHASH_CUDA_ARCHS", "60")
+        with pytest.raises(SystemExit, match="60 not among those of nvcc"):
             setup_py.Nvcc()
 
     def builder(self, setup_py, tmp_path):

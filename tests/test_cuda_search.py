@@ -40,29 +40,7 @@ support = load_support()
 draw, assert_same = support.draw, support.assert_same
 
 
-class Foreign:
-    """An array of some other library on the device."""
-
-    def __init__(self, array: np.ndarray, device: int = 0, strides=None) -> None:
-        self.kept = _device_arrays.upload(array, device, "a test")
-        self.strides = strides
-
-    @property
-    def __cuda_array_interface__(self):
-        interface = dict(self.kept.__cuda_array_interface__)
-        interface["strides"] = self.strides
-        return interface
-
-
-@pytest.fixture
-def device(monkeypatch):
-    """The emulator in the place of the extension's CUDA part."""
-    library = support.emulated()
-    library.configure()
-    monkeypatch.setattr(_native, "cuda", lambda: library)
-    monkeypatch.delenv("COOPHASH_BACKEND", raising=False)
-    yield library
-    library.configure()
+Foreign, device = support.Foreign, support.device
 
 
 def values(result):

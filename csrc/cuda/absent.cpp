@@ -16,7 +16,7 @@ std::string status() {
   return std::string("this build has no CUDA part: ") + build_info().cuda_reason;
 }
 std::vector<Device> devices() { return {}; }
-Memory memory(int) { absent(); }
+FreeMemory memory(int) { absent(); }
 
 Workspace topk_workspace(int64_t, int, int64_t, bool) { absent(); }
 Counts topk(const Database&, const uint8_t*, int64_t, int64_t, const Call&, int32_t*, int64_t*) {
@@ -33,6 +33,9 @@ void histogram(const Database&, const uint8_t*, int64_t, const Labels*, int, con
                int64_t*) {
   absent();
 }
+Workspace distances_workspace(int64_t, int, bool) { absent(); }
+void distances(const Database&, const uint8_t*, int64_t, const Call&, int32_t*) { absent(); }
+int64_t first_spare(const uint8_t*, int64_t, int, int, int, void*, int64_t*) { absent(); }
 std::string try_path(Path path, int) {
   return path == Path::kMma || path == Path::kWgmma ? status() : "";
 }

@@ -31,7 +31,7 @@ std::vector<Device> devices() {
   return list;
 }
 
-Memory memory(int device) {
+FreeMemory memory(int device) {
   const DeviceGuard guard(device);
   size_t free = 0, total = 0;
   check(cudaMemGetInfo(&free, &total), "asking for memory");

@@ -4,7 +4,8 @@
 // The contract is that of hamming.h, with places in the stead of ids: the place of a row is its
 // number counted over all spans, and results are ordered by (distance, place). Pointers are to
 // memory of the device of the call, if nothing else is said. Work is queued on the stream of the
-// call, behind what the caller queued before; a call returns when its results are there.
+// call, behind what the caller queued before; a call returns when its results are there, and throws
+// when none of its work is left to do.
 //
 // Errors are std::runtime_error; std::bad_alloc where the host has no memory. The current device of
 // the calling thread is what it was when a call returns.
@@ -32,10 +33,10 @@ std::string status();
 // Empty where status() is not "".
 std::vector<Device> devices();
 
-struct Memory {
+struct FreeMemory {
   int64_t free, total;  // bytes
 };
-Memory memory(int device);
+FreeMemory memory(int device);
 
 struct Span {
   const uint8_t* codes;   // (rows, width)
@@ -115,7 +116,18 @@ Workspace histogram_workspace(int64_t queries, int width, bool streamed);
 void histogram(const Database& database, const uint8_t* queries, int64_t count,
                const Labels* labels, int bins, const Call& call, int64_t* total, int64_t* relevant);
 
-// Whether a path gives the right result on a device: "" if so, or why not. Tried once a process.
+// All distances, out (count, rows of all spans). Filters are not looked at.
+Workspace distances_workspace(int64_t queries, int width, bool streamed);
+void distances(const Database& database, const uint8_t* queries, int64_t count, const Call& call,
+               int32_t* out);
+
+// The first row of which a spare bit behind `bits` is not 0, -1 if there is none. room: 8 bytes of
+// device memory.
+int64_t first_spare(const uint8_t* codes, int64_t rows, int width, int bits, int device,
+                    void* stream, int64_t* room);
+
+// Whether a path gives the right result on a device: "" if so, or why not. Tried until there is an
+// answer: an error on the way, such as too little memory, is none.
 std::string try_path(Path path, int device);
 
 // Memory of a device, for callers that have no library of their own.

@@ -1,4 +1,5 @@
-// Errors of the CUDA runtime as C++ exceptions, and the device that is current.
+// Errors of the CUDA runtime as C++ exceptions, what it hands out as objects, and the device that
+// is current.
 
 #ifndef COOPHASH_CUDA_ERRORS_H_
 #define COOPHASH_CUDA_ERRORS_H_
@@ -21,23 +22,72 @@ inline void check(cudaError_t error, const char* doing) {
   throw std::runtime_error(std::string("CUDA: ") + doing + ": " + cudaGetErrorString(error));
 }
 
-// Makes `device` current for as long as it lives.
+// Makes `device` current for the calling thread for as long as it lives (guard.cpp).
 class DeviceGuard {
  public:
-  explicit DeviceGuard(int device) {
-    check(cudaGetDevice(&before_), "asking for the current device");
-    if (before_ != device) check(cudaSetDevice(device), "choosing the device");
-    changed_ = before_ != device;
-  }
-  ~DeviceGuard() {
-    if (changed_) cudaSetDevice(before_);
-  }
+  explicit DeviceGuard(int device);
+  ~DeviceGuard();
   DeviceGuard(const DeviceGuard&) = delete;
   DeviceGuard& operator=(const DeviceGuard&) = delete;
 
  private:
-  int before_ = 0;
-  bool changed_ = false;
+  bool pushed_ = false;
+  int before_ = -1;  // to be made current again by cudaSetDevice(), or -1
+};
+
+// A stream, an event and memory of the current device.
+class Stream {
+ public:
+  Stream() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream"); }
+  ~Stream() { cudaStreamDestroy(stream_); }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  operator cudaStream_t() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+class Event {
+ public:
+  Event() { check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "an event"); }
+  ~Event() { cudaEventDestroy(event_); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  operator cudaEvent_t() const { return event_; }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+class Memory {
+ public:
+  explicit Memory(size_t bytes) { check(cudaMalloc(&memory_, bytes), "allocating memory"); }
+  ~Memory() { cudaFree(memory_); }
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+  void* get() const { return memory_; }
+
+ private:
+  void* memory_ = nullptr;
+};
+
+// Waits for a stream where nothing may be thrown. An error is not left for a later call to find.
+inline void wait_quietly(cudaStream_t stream) {
+  if (cudaStreamSynchronize(stream) != cudaSuccess) cudaGetLastError();
+}
+
+// Waits for a stream when it goes: to stand behind host memory that what is queued may still use,
+// also when an error ends the work.
+class Finished {
+ public:
+  explicit Finished(cudaStream_t stream) : stream_(stream) {}
+  ~Finished() { wait_quietly(stream_); }
+  Finished(const Finished&) = delete;
+  Finished& operator=(const Finished&) = delete;
+
+ private:
+  cudaStream_t stream_;
 };
 
 }  // namespace coophash::gpu

@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 
+#include "../cpu/stop.h"
 #include "../cpu/threads.h"
 
 namespace coophash::gpu {
@@ -48,6 +49,9 @@ class Staging {
   int64_t bytes_;
 };
 
+// Of a unit, for StopPoints: a unit takes long enough that the clock is looked at after each.
+constexpr int64_t kUnitWork = int64_t{1} << 40;
+
 struct Chunk {
   const Span* span;
   int64_t begin, rows, first_place;
@@ -86,21 +90,13 @@ class Feeder {
     for (Buffer& buffer : buffers_) {
       buffer.codes = arena.take<uint8_t>(rows_ * width_);
       buffer.allow = arena.take<uint64_t>(rows_ / 64);
-      check(cudaEventCreateWithFlags(&buffer.copied, cudaEventDisableTiming), "an event");
-      check(cudaEventCreateWithFlags(&buffer.used, cudaEventDisableTiming), "an event");
     }
-    check(cudaStreamCreateWithFlags(&copies_, cudaStreamNonBlocking), "a stream");
     // the workspace may still be in use by what the caller queued before
     check(cudaEventRecord(buffers_[0].used, stream_), "an event");
     check(cudaStreamWaitEvent(copies_, buffers_[0].used, 0), "waiting for an event");
   }
   ~Feeder() {
-    cudaStreamSynchronize(copies_);
-    cudaStreamDestroy(copies_);
-    for (Buffer& buffer : buffers_) {
-      cudaEventDestroy(buffer.copied);
-      cudaEventDestroy(buffer.used);
-    }
+    wait_quietly(copies_);
     Staging::give_back(std::move(staging_));
   }
   Feeder(const Feeder&) = delete;
@@ -153,7 +149,7 @@ class Feeder {
   struct Buffer {
     uint8_t* codes = nullptr;
     uint64_t* allow = nullptr;
-    cudaEvent_t copied = nullptr, used = nullptr;
+    Event copied, used;
     bool sent = false;
   };
 
@@ -170,7 +166,8 @@ class Feeder {
   }
 
   int width_, threads_;
-  cudaStream_t stream_, copies_ = nullptr;
+  cudaStream_t stream_;
+  Stream copies_;
   int64_t rows_;  // of a chunk
   std::vector<Chunk> chunks_;
   std::unique_ptr<Staging> staging_;
@@ -192,6 +189,8 @@ void for_each_unit(const Database& database, const Call& call, Arena arena, cons
     }
     place += span.rows;
   }
+  StopPoints stop;
+  stop.after(kUnitWork);
   if (!is_streamed(database)) {
     if (there.rows) work(there, [] {});
     return;
@@ -203,6 +202,7 @@ void for_each_unit(const Database& database, const Call& call, Arena arena, cons
     const Unit unit = feeder.receive(i);
     work(unit, [&] { feeder.send(i + 1); });
     feeder.done(i);
+    stop.after(kUnitWork);
   }
 }
 

@@ -47,7 +47,7 @@ struct Group {
   int32_t* overflowed;         // (size + 1,) whether candidates did not fit; [size]: of how many
   int64_t capacity;
   int size;
-  const int64_t* offsets = nullptr;  // (size,) or null: see Collect
+  const int64_t* offsets = nullptr;  // (size + 1,) or null: see Collect
 };
 
 inline Collect collect_of(const Group& group) {

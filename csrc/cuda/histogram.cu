@@ -44,6 +44,7 @@ void histogram(const Database& database, const uint8_t* queries, int64_t count,
   if (count == 0) return;
   const DeviceGuard guard(call.device);
   const cudaStream_t stream = static_cast<cudaStream_t>(call.stream);
+  const Finished finished(stream);
   const int width = database.width;
   const int grades = labels ? labels->grades : 1;
   const int64_t cells = int64_t{bins} * (grades - 1);

@@ -54,7 +54,8 @@ struct Histogram {
   }
   __device__ void count(const Slot& slot, void* area, int q, int distance, int64_t place) const {
     const int grade = grades > 1 ? grade_of(labels, slot.query, place) : 0;
-    const int cell = distance * grades + grade;
+    // beyond the last bin is no distance, unless codes change while they are counted
+    const int cell = min(distance, bins - 1) * grades + grade;
     if (in_shared) {
       atomicAdd(static_cast<unsigned*>(area) + q * cells() + cell, 1u);
     } else {

@@ -37,36 +37,27 @@ Summary solve(Path path, int width, const Machine& machine, int64_t rows, int qu
               const std::vector<uint8_t>& codes, const std::vector<Key>& bounds) {
   const int64_t code_bytes = static_cast<int64_t>(codes.size());
   const int64_t bytes = Arena::rounded(code_bytes) + group_bytes(queries, rows, width) + 1024;
-  void* memory = nullptr;
-  check(cudaMalloc(&memory, static_cast<size_t>(bytes)), "allocating memory to try tensor cores");
-  cudaStream_t stream = nullptr;
   Summary summary;
   std::vector<Key> keys(static_cast<size_t>(queries * rows));
   summary.counts.resize(static_cast<size_t>(queries));
-  try {
-    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "a stream");
-    Arena arena(memory, bytes);
-    uint8_t* on_device = arena.take<uint8_t>(code_bytes);
-    const Group group = take_group(arena, queries, rows, width);
-    const auto copy = [&](void* to, const void* from, size_t size) {
-      check(cudaMemcpyAsync(to, from, size, cudaMemcpyDefault, stream), "copying");
-    };
-    copy(on_device, codes.data(), codes.size());
-    prepare_queries(on_device + rows * width, queries, width, group.vectors, stream);
-    begin_group(group, 0, stream);
-    copy(group.bounds, bounds.data(), sizeof(Key) * bounds.size());
-    scan({on_device, nullptr, rows, 0, rows, 0, width}, {group.vectors, nullptr, queries, 0}, group,
-         machine, path, stream);
-    copy(summary.counts.data(), group.counts, sizeof(Key) * summary.counts.size());
-    copy(keys.data(), group.buffer, sizeof(Key) * keys.size());
-    check(cudaStreamSynchronize(stream), "trying tensor cores");
-  } catch (...) {
-    if (stream) cudaStreamDestroy(stream);
-    cudaFree(memory);
-    throw;
-  }
-  cudaStreamDestroy(stream);
-  cudaFree(memory);
+  const Memory memory(static_cast<size_t>(bytes));
+  const Stream stream;
+  const Finished finished(stream);
+  Arena arena(memory.get(), bytes);
+  uint8_t* on_device = arena.take<uint8_t>(code_bytes);
+  const Group group = take_group(arena, queries, rows, width);
+  const auto copy = [&](void* to, const void* from, size_t size) {
+    check(cudaMemcpyAsync(to, from, size, cudaMemcpyDefault, stream), "copying");
+  };
+  copy(on_device, codes.data(), codes.size());
+  prepare_queries(on_device + rows * width, queries, width, group.vectors, stream);
+  begin_group(group, 0, stream);
+  copy(group.bounds, bounds.data(), sizeof(Key) * bounds.size());
+  scan({on_device, nullptr, rows, 0, rows, 0, width}, {group.vectors, nullptr, queries, 0}, group,
+       machine, path, stream);
+  copy(summary.counts.data(), group.counts, sizeof(Key) * summary.counts.size());
+  copy(keys.data(), group.buffer, sizeof(Key) * keys.size());
+  check(cudaStreamSynchronize(stream), "trying tensor cores");
   for (int q = 0; q < queries; ++q) {
     for (int64_t i = 0; i < static_cast<int64_t>(summary.counts[static_cast<size_t>(q)]); ++i) {
       if (i >= rows) break;
@@ -126,7 +117,7 @@ std::string try_path(Path path, int device) {
                  " bits when it was tried";
       }
     } catch (const std::runtime_error& error) {
-      answer = error.what();
+      return error.what();  // too little memory, say: not an answer for good, so it is not kept
     }
   }
   tried->push_back({device, path, answer});

@@ -59,6 +59,7 @@ void range_count(const Database& database, const uint8_t* queries, int64_t count
   if (count == 0) return;
   const DeviceGuard guard(call.device);
   const cudaStream_t stream = static_cast<cudaStream_t>(call.stream);
+  const Finished finished(stream);
   const int width = database.width;
   const int64_t size = group_size(count, width, is_streamed(database), call.workspace_bytes);
   for (int64_t first = 0; first < count; first += size) {
@@ -83,6 +84,7 @@ void range_fill(const Database& database, const uint8_t* queries, int64_t count,
   if (count == 0 || limits[count] == 0) return;
   const DeviceGuard guard(call.device);
   const cudaStream_t stream = static_cast<cudaStream_t>(call.stream);
+  const Finished finished(stream);
   const int width = database.width;
   Key* keys = reinterpret_cast<Key*>(keys_memory);
   const int64_t size = group_size(count, width, is_streamed(database), call.workspace_bytes);
@@ -93,6 +95,22 @@ void range_fill(const Database& database, const uint8_t* queries, int64_t count,
     int64_t* on_device = arena.take<int64_t>(here + 1);
     int32_t* subset = arena.take<int32_t>(here);
     const int64_t* own = limits + first;
+    std::vector<int64_t> found(static_cast<size_t>(here));
+    std::vector<int32_t> large;
+    const Finished finished_group(stream);
+    const auto ask_counts = [&] {
+      check(cudaMemcpyAsync(found.data(), group.counts, sizeof(int64_t) * found.size(),
+                            cudaMemcpyDeviceToHost, stream),
+            "reading counts");
+      check(cudaStreamSynchronize(stream), "searching");
+    };
+    const auto compare = [&](int q) {
+      if (found[static_cast<size_t>(q)] == own[q + 1] - own[q]) return;
+      throw std::runtime_error("CUDA: codes were changed while they were searched: there were " +
+                               std::to_string(own[q + 1] - own[q]) +
+                               " within the radius of a query, and then " +
+                               std::to_string(found[static_cast<size_t>(q)]));
+    };
     Sweep sweep{database, call, arena, stream, current_machine()};
     if (count > size) {  // the workspace has the last group's candidates
       prepare_queries(queries + first * width, here, width, group.vectors, stream);
@@ -106,11 +124,15 @@ void range_fill(const Database& database, const uint8_t* queries, int64_t count,
                           cudaMemcpyHostToDevice, stream),
           "copying limits");
     gather(group, on_device, keys, stream);
-    // queries with more than was kept: straight to their places
-    std::vector<int32_t> large;
+    ask_counts();
     for (int q = 0; q < here; ++q) {
-      if (own[q + 1] - own[q] > kCapacity) large.push_back(q);
+      if (own[q + 1] - own[q] > kCapacity) {
+        large.push_back(q);
+      } else {
+        compare(q);
+      }
     }
+    // queries with more than was kept: straight to their places
     if (!large.empty()) {
       check(cudaMemcpyAsync(subset, large.data(), sizeof(int32_t) * large.size(),
                             cudaMemcpyHostToDevice, stream),
@@ -119,8 +141,9 @@ void range_fill(const Database& database, const uint8_t* queries, int64_t count,
       group.buffer = keys;
       group.offsets = on_device;
       sweep.run(group, subset, static_cast<int>(large.size()));
+      ask_counts();
+      for (const int32_t q : large) compare(q);
     }
-    check(cudaStreamSynchronize(stream), "searching");
     sort_segments(keys, own, here, Arena(on_device, Arena::rounded(8 * (here + 1))), stream);
   }
   const int64_t total = limits[count];

@@ -32,7 +32,8 @@ struct Collect {
   unsigned long long* counts;  // (queries,)
   const Key* bounds;           // (queries,)
   int64_t capacity;
-  const int64_t* offsets;  // null, or where a query's candidates begin instead: there is room
+  const int64_t*
+      offsets;  // null, or (queries + 1,): where a query's candidates begin and end instead
 
 #if COOPHASH_KERNELS
   __device__ Slot slot(int, int query, int bits) const {
@@ -57,7 +58,8 @@ struct Collect {
     if (!pass) return;
     const int64_t at = static_cast<int64_t>(begin) + __popc(mine & ((1u << lane) - 1));
     if (offsets) {
-      buffer[offsets[slot.query] + at] = key;
+      const int64_t to = offsets[slot.query] + at;
+      if (to < offsets[slot.query + 1]) buffer[to] = key;
     } else if (at < capacity) {
       buffer[slot.query * capacity + at] = key;
     }

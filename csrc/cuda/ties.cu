@@ -159,6 +159,7 @@ int64_t overflow_bytes(int width) {
 void resolve_overflow(const Unit& unit, const Group& group, const std::vector<int32_t>& queries,
                       int64_t k, int width, const Machine& machine, Arena arena,
                       cudaStream_t stream) {
+  const Finished finished(stream);  // `queries` is read until then
   const int bins = 8 * width + 1;
   Batch batch;
   int32_t* numbers = arena.take<int32_t>(kBatch);
@@ -197,7 +198,7 @@ void resolve_overflow(const Unit& unit, const Group& group, const std::vector<in
     }
     settle(group, batch.queries, batch.count, k, stream);
   }
-  check(cudaStreamSynchronize(stream), "searching");  // `queries` is read until then
+  check(cudaStreamSynchronize(stream), "searching");
 }
 
 }  // namespace coophash::gpu

@@ -119,6 +119,7 @@ Counts topk(const Database& database, const uint8_t* queries, int64_t count, int
   if (count == 0 || k == 0) return done;
   const DeviceGuard guard(call.device);
   const cudaStream_t stream = static_cast<cudaStream_t>(call.stream);
+  const Finished finished(stream);
   const int64_t capacity = capacity_for(k);
   const bool streamed = is_streamed(database);
   int64_t size = std::min(count, kMostQueries);

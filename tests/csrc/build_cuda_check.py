@@ -20,7 +20,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-CHECKS = ("cuda_check.cpp", "cuda_encode_check.cpp", "cuda_select_check.cpp")
+CHECKS = (
+    *("cuda_check.cpp", "cuda_compare.cpp", "cuda_edge_check.cpp"),
+    *("cuda_encode_check.cpp", "cuda_select_check.cpp"),
+)
 EMULATOR = ("fibers.cpp", "runtime.cpp", "tensor.cpp")
 MODULE = "coophash_emulated"
 FLAGS = ["-DCOOPHASH_CUDA_EMULATOR", "-Wno-unknown-pragmas", "-U_FORTIFY_SOURCE", "-O1", "-g1"]

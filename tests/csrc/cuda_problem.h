@@ -15,7 +15,7 @@
 
 namespace check {
 
-namespace gpu = coophash::gpu;
+namespace gpu = coophash::gpu;  // as in cuda_check.h
 
 // An array in device memory.
 template <class T>

@@ -10,7 +10,6 @@
 namespace check {
 namespace {
 
-namespace gpu = coophash::gpu;
 using gpu::Key;
 
 // Keys that differ, most of them at a few distances.

@@ -20,7 +20,7 @@ pytestmark = [
 ]
 CASES = (
     *("encode", "select", "widths", "alignments", "labels", "orders", "large_k", "streaming"),
-    *("mma", "wgmma", "paths"),
+    *("mma", "wgmma", "paths", "edges", "spare", "failures", "changes", "devices"),
 )
 
 

@@ -46,6 +46,7 @@ enum cudaError_t {
   cudaErrorInsufficientDriver = 35,
   cudaErrorNoDevice = 100,
   cudaErrorInvalidDevice = 101,
+  cudaErrorUnknown = 999,
 };
 enum cudaMemcpyKind {
   cudaMemcpyHostToDevice,
@@ -80,6 +81,20 @@ struct cudaPointerAttributes {
   int device;
 };
 
+// The driver's functions, of those that csrc/cuda asks for.
+enum CUresult {
+  CUDA_SUCCESS = 0,
+  CUDA_ERROR_INVALID_DEVICE = 101,
+  CUDA_ERROR_INVALID_CONTEXT = 201
+};
+using CUdevice = int;
+using CUcontext = int*;
+enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess = 0 };
+enum { cudaEnableDefault = 0 };
+cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned version,
+                                             unsigned long long flags,
+                                             cudaDriverEntryPointQueryResult* result);
+
 cudaError_t cudaGetLastError();
 const char* cudaGetErrorString(cudaError_t error);
 cudaError_t cudaGetDeviceCount(int* count);
@@ -95,9 +110,6 @@ cudaError_t cudaHostAlloc(void** pointer, size_t bytes, unsigned flags);
 cudaError_t cudaFreeHost(void* pointer);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream);
-cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch,
-                              size_t width, size_t height, cudaMemcpyKind kind,
-                              cudaStream_t stream);
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
@@ -121,6 +133,26 @@ struct Machine {
   uint64_t seed = 1;
 };
 Machine& machine();
+
+// Contexts that were made, by device: as on a device, by whatever works there, and by
+// cudaSetDevice().
+bool has_context(int device);
+void forget_contexts();
+
+// What there is that must be given back.
+struct Live {
+  int64_t streams, events, allocations;
+  bool operator==(const Live& other) const {
+    return streams == other.streams && events == other.events && allocations == other.allocations;
+  }
+};
+Live live();
+
+// From now on the call of the runtime at this number, from 0, fails, of those that can; -1 for
+// none. Whether that has happened.
+void fail_call(int64_t number);
+bool has_failed();
+cudaError_t launching();  // a kernel
 
 // What ran so far: to check that what should run did.
 struct Counts {
@@ -212,6 +244,12 @@ T atomicAdd(T* to, U value) {
   return before;
 }
 template <class T>
+T atomicMin(T* to, T value) {
+  const T before = *to;
+  if (value < before) *to = value;
+  return before;
+}
+template <class T>
 T min(T a, T b) {
   return a < b ? a : b;
 }
@@ -222,9 +260,12 @@ T max(T a, T b) {
 
 namespace coophash::gpu {
 
+inline void check(cudaError_t error, const char* doing);
+
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared,
             cudaStream_t stream, const Arguments&... arguments) {
+  check(emulator::launching(), "starting a kernel");
   std::tuple<Parameters...> kept(static_cast<Parameters>(arguments)...);
   emulator::queue(stream, [=] {
     emulator::run_kernel(grid, threads, shared, [&] { std::apply(kernel, kept); });

@@ -7,6 +7,16 @@
 
 namespace py = pybind11;
 
+namespace coophash {
+
+// As in bindings.cpp: only Python's main thread runs signal handlers.
+bool on_main_thread() {
+  const py::object thread = py::module_::import("threading").attr("main_thread")();
+  return PyThread_get_thread_ident() == thread.attr("ident").cast<unsigned long>();
+}
+
+}  // namespace coophash
+
 PYBIND11_MODULE(coophash_emulated, m) {
   coophash::bind_cuda(m);
   m.def(
@@ -19,6 +29,7 @@ PYBIND11_MODULE(coophash_emulated, m) {
       },
       py::arg("devices") = 2, py::arg("major") = 9, py::arg("minor") = 0,
       py::arg("memory") = int64_t{8} << 30);
+  m.def("has_context", &emulator::has_context);
   m.def("counts", [] {
     const emulator::Counts& counts = emulator::counts();
     py::dict out;

@@ -1,5 +1,6 @@
 // Memory, streams and events of the emulator.
 
+#include <algorithm>
 #include <cstdlib>
 #include <deque>
 #include <map>
@@ -7,6 +8,7 @@
 #include <mutex>
 #include <random>
 #include <set>
+#include <string>
 #include <vector>
 
 #include "emulator.h"
@@ -44,7 +46,12 @@ using Lock = std::lock_guard<std::recursive_mutex>;
 Stream default_stream;
 std::set<Stream*> streams = {&default_stream};
 std::map<uintptr_t, Allocation> allocations;
-thread_local int current = 0;
+thread_local int chosen = 0;
+thread_local std::vector<int> pushed;
+bool contexts[64];
+int64_t until_failure = -1;
+bool failed = false;
+int64_t events = 0;
 thread_local cudaError_t last = cudaSuccess;
 size_t used = 0;
 
@@ -52,6 +59,19 @@ cudaError_t give(cudaError_t error) {
   if (error != cudaSuccess) last = error;
   return error;
 }
+
+int current() { return pushed.empty() ? chosen : pushed.back(); }
+
+// At the beginning of a call that works on the current device: whether it is to fail.
+cudaError_t enter() {
+  const Lock lock(mutex);
+  contexts[current()] = true;
+  if (until_failure < 0 || until_failure-- > 0) return cudaSuccess;
+  failed = true;
+  return give(cudaErrorUnknown);
+}
+#define COOPHASH_ENTER() \
+  if (const cudaError_t error = enter()) return error
 
 // 1 and 2 are cudaStreamLegacy and cudaStreamPerThread.
 Stream* of(cudaStream_t stream) {
@@ -82,6 +102,7 @@ void run_until(const Done& done) {
 }
 
 cudaError_t allocate(void** pointer, size_t bytes, int device) {
+  COOPHASH_ENTER();
   const Lock lock(mutex);
   if (device >= 0 && used + bytes > machine().memory_bytes) {
     return give(cudaErrorMemoryAllocation);
@@ -126,6 +147,22 @@ Counts& counts() {
   return kept;
 }
 
+bool has_context(int device) { return contexts[device]; }
+void forget_contexts() { std::fill(std::begin(contexts), std::end(contexts), false); }
+
+Live live() {
+  const Lock lock(mutex);
+  return {static_cast<int64_t>(streams.size()), events, static_cast<int64_t>(allocations.size())};
+}
+
+void fail_call(int64_t number) {
+  const Lock lock(mutex);
+  until_failure = number;
+  failed = false;
+}
+bool has_failed() { return failed; }
+cudaError_t launching() { return enter(); }
+
 void queue(cudaStream_t stream, std::function<void()> work) {
   const Lock lock(mutex);
   of(stream)->work.push_back({std::move(work), nullptr, 0});
@@ -151,12 +188,53 @@ cudaError_t cudaGetDeviceCount(int* count) {
   return machine().devices ? cudaSuccess : give(cudaErrorNoDevice);
 }
 cudaError_t cudaGetDevice(int* device) {
-  *device = current;
+  *device = current();
   return cudaSuccess;
 }
 cudaError_t cudaSetDevice(int device) {
   if (device < 0 || device >= machine().devices) return give(cudaErrorInvalidDevice);
-  current = device;
+  chosen = device;
+  pushed.clear();
+  contexts[device] = true;
+  return cudaSuccess;
+}
+
+namespace {
+
+int handles[64];  // a context is the address of that of its device
+
+CUresult init(unsigned) { return CUDA_SUCCESS; }
+CUresult retain(CUcontext* context, CUdevice device) {
+  if (device < 0 || device >= machine().devices) return CUDA_ERROR_INVALID_DEVICE;
+  contexts[device] = true;
+  *context = &handles[device];
+  return CUDA_SUCCESS;
+}
+CUresult push(CUcontext context) {
+  pushed.push_back(static_cast<int>(context - handles));
+  return CUDA_SUCCESS;
+}
+CUresult pop(CUcontext* context) {
+  if (pushed.empty()) return CUDA_ERROR_INVALID_CONTEXT;
+  *context = &handles[pushed.back()];
+  pushed.pop_back();
+  return CUDA_SUCCESS;
+}
+
+}  // namespace
+
+cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned,
+                                             unsigned long long,
+                                             cudaDriverEntryPointQueryResult* result) {
+  const std::map<std::string, void*> known = {
+      {"cuInit", reinterpret_cast<void*>(init)},
+      {"cuDevicePrimaryCtxRetain", reinterpret_cast<void*>(retain)},
+      {"cuCtxPushCurrent", reinterpret_cast<void*>(push)},
+      {"cuCtxPopCurrent", reinterpret_cast<void*>(pop)},
+  };
+  const auto found = known.find(name);
+  *function = found == known.end() ? nullptr : found->second;
+  *result = cudaDriverEntryPointSuccess;
   return cudaSuccess;
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
@@ -189,7 +267,7 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   *free = *total > used ? *total - used : 0;
   return cudaSuccess;
 }
-cudaError_t cudaMalloc(void** pointer, size_t bytes) { return allocate(pointer, bytes, current); }
+cudaError_t cudaMalloc(void** pointer, size_t bytes) { return allocate(pointer, bytes, current()); }
 cudaError_t cudaFree(void* pointer) { return release(pointer); }
 cudaError_t cudaHostAlloc(void** pointer, size_t bytes, unsigned) {
   return allocate(pointer, bytes, -1);
@@ -197,27 +275,20 @@ cudaError_t cudaHostAlloc(void** pointer, size_t bytes, unsigned) {
 cudaError_t cudaFreeHost(void* pointer) { return release(pointer); }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
                             cudaStream_t stream) {
+  COOPHASH_ENTER();
   queue(stream, [=] {
     std::memcpy(to, from, bytes);
     ++counts().copies;
   });
   return cudaSuccess;
 }
-cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch,
-                              size_t width, size_t height, cudaMemcpyKind, cudaStream_t stream) {
-  queue(stream, [=] {
-    for (size_t row = 0; row < height; ++row) {
-      std::memcpy(static_cast<char*>(to) + row * to_pitch,
-                  static_cast<const char*>(from) + row * from_pitch, width);
-    }
-  });
-  return cudaSuccess;
-}
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
+  COOPHASH_ENTER();
   queue(stream, [=] { std::memset(to, value, bytes); });
   return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  COOPHASH_ENTER();
   const Lock lock(mutex);
   *stream = new Stream;
   streams.insert(*stream);
@@ -233,22 +304,29 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   const Lock lock(mutex);
   run_until([&] { return of(stream)->work.empty(); });
-  return cudaSuccess;
+  return enter();
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  COOPHASH_ENTER();
   const Lock lock(mutex);
   of(stream)->work.push_back({nullptr, event->state, event->state->recorded});
   return cudaSuccess;
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  COOPHASH_ENTER();
   *event = new Event;
+  const Lock lock(mutex);
+  ++events;
   return cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  const Lock lock(mutex);
+  --events;
   delete event;
   return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  COOPHASH_ENTER();
   const Lock lock(mutex);
   const std::shared_ptr<EventState> state = event->state;
   const int number = ++state->recorded;
@@ -260,5 +338,5 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   const std::shared_ptr<EventState> state = event->state;
   const int number = state->recorded;
   run_until([&] { return state->completed >= number; });
-  return cudaSuccess;
+  return enter();
 }
