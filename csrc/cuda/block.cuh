@@ -68,6 +68,7 @@ __device__ inline Key select_rank(const Key* keys, int64_t count, int64_t rank,
     if (threadIdx.x < kLanes) {
       int64_t before;
       const int digit = find_digit(space.digits, space.rank, &before);
+      __syncwarp();  // all lanes have read the rank
       if (threadIdx.x == 0) {
         space.rank -= before;
         space.prefix = prefix | static_cast<Key>(digit) << shift;
