@@ -201,7 +201,7 @@ def test_dlpack_of_another_device_is_refused():
             raise AssertionError("must not be called")
 
         def __dlpack_device__(self):
-            return 2, 0
+            return 8, 0  # Metal; those of CUDA are in tests/test_cuda_arrays.py
 
     with pytest.raises(TypeError, match="another device"):
         ch.pack(Elsewhere())
