@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,7 +12,6 @@ from coophash.commands.common import (
     DeviceOption,
     FitOption,
     SkipOption,
-    SplitOption,
     say,
 )
 from coophash.commands.lists import ImagesOption
@@ -22,7 +21,13 @@ def encode(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder.")],
     data: DataArgument,
     out: Annotated[Path, typer.Option(metavar="CODES.npz", help="Where to write the codes.")],
-    split: SplitOption = "all",
+    split: Annotated[
+        Literal["train", "test", "database", "all"],
+        typer.Option(
+            help="Which part of data that come in parts; database: of image-text pairs that have "
+            "one apart from the training pairs."
+        ),
+    ] = "all",
     fit: FitOption = False,
     queries: Annotated[
         int | None,
@@ -49,6 +54,8 @@ def encode(
         return
     if queries is not None:
         raise ValueError("--queries is for image-text pairs, not for images")
+    if split == "database":
+        raise ValueError("--split database is for image-text pairs, not for images")
     hasher = place(load(model), device)
     check_options(data, images, skip_damaged, None if split == "all" else split)
     if is_list(data):

@@ -13,6 +13,7 @@ from coophash.commands.common import Device, Split, console, new_table, say, tor
 
 if TYPE_CHECKING:
     from coophash.data import PairSet
+    from coophash.data.pair_files import Part
     from coophash.encoded import EncodedSet
     from coophash.ucch import UCCH
 
@@ -138,7 +139,7 @@ def _image_source(given: dict[str, Any]) -> Any:
     )
 
 
-def read_for(hasher: UCCH, data: Path, split: Split, queries: int | None = None) -> PairSet:
+def read_for(hasher: UCCH, data: Path, split: Part, queries: int | None = None) -> PairSet:
     """Pairs of a feature file or a table, as the model takes them."""
     from coophash.data import read_pair_table, read_pairs
     from coophash.data.pair_table import TABLES
@@ -159,7 +160,7 @@ def read_for(hasher: UCCH, data: Path, split: Split, queries: int | None = None)
 
 
 def encode_pairs(
-    model: Path, data: Path, out: Path, split: Split, device: Device, queries: int | None = None
+    model: Path, data: Path, out: Path, split: Part, device: Device, queries: int | None = None
 ) -> None:
     """Codes of both modalities in one file."""
     hasher = load_ucch(model, device)

@@ -129,6 +129,19 @@ def test_recall_of_the_own_half_where_there_are_no_labels(trained, run, tmp_path
     assert done.code and "the queries have no labels" in done.err
 
 
+def test_a_database_apart_can_be_encoded(trained, run, tmp_path):
+    with np.load(trained / "wiki.npz") as file:
+        arrays = dict(file)
+    for name in ("I", "T", "L"):
+        arrays[f"{name}_db"] = arrays[f"{name}_tr"][:7]
+    np.savez(tmp_path / "f.npz", **arrays)
+    out = tmp_path / "db.npz"
+    done = run("encode", trained / "model", tmp_path / "f.npz", "--out", out, "--split", "database")
+    assert done.code == 0, done.err
+    codes = EncodedSet.load(trained / "train.npz").codes
+    assert np.array_equal(EncodedSet.load(out).codes, codes[[*range(7), *range(60, 67)]])
+
+
 def test_several_labels_a_pair(run, tmp_path, trained):
     data = save_features(tmp_path / "f.npz", several=True)
     for part in ("train", "test"):
