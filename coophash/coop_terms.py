@@ -87,7 +87,10 @@ def ranking_loss(c: CoopHashConfig, h: Tensor, labels: Tensor) -> Tensor:
 
 
 def real_hash_loss(c: CoopHashConfig, h: Tensor, labels: Tensor) -> Tensor:
+    """Ranking of real images and their quantisation; h: (B, bits), tanh outputs."""
     ranking = c.hash_weight * ranking_loss(c, h, labels)
+    if labels.dim() == 2:  # or all images go to one code: `label_sets`
+        h = h - h.mean(0)
     return ranking + c.quantization_weight * losses.quantization_loss(h)
 
 

@@ -10,9 +10,13 @@ with at least one label in each row:
     energy         f_E(x, c), the mean over the labels of c (`kernels.energy`)
     category head  p(c | x): independent classes, binary cross-entropy (`coop_terms.category_loss`)
     triplets       "same" is to share a label, as in the mAP of such sets
+    quantisation   of outputs less their mean over the batch, which no bit gains by being the same
+                   for all: sets of labels are slow to tell apart, and the plain term was seen to
+                   make all codes one before they were (docs/LOG.md)
     centring       `centre`: the part of z~ that is linear in c
 
-With one label in every row all but the category head are what they are for classes (B,).
+With one label in every row all but the category head and quantisation are what they are for classes
+(B,).
 """
 
 from __future__ import annotations

@@ -10,7 +10,13 @@ from coophash import label_sets, losses
 from coophash.ablation import ablated_loss
 from coophash.coop import CooperativeOptimizers, cooperative_step
 from coophash.coop import _cooperative_loss as cooperative_loss
-from coophash.coop_terms import category_loss, centre_by_class, other_classes, random_source
+from coophash.coop_terms import (
+    category_loss,
+    centre_by_class,
+    other_classes,
+    random_source,
+    real_hash_loss,
+)
 from coophash.diagnostics import generator_report
 from coophash.training import fit
 
@@ -109,6 +115,30 @@ def test_triplets_of_images_that_share_a_label():
     torch.testing.assert_close(losses.batch_all_triplet_loss(outputs, hot, 2.0), active.mean())
 
 
+def test_quantisation_of_several_labels_leaves_the_means_of_bits_alone():
+    """A pull of all images to one sign made all codes the same before labels were told apart."""
+    c = tiny(hash_weight=0.0, quantization_weight=1.0).config
+    hot = F.one_hot(torch.arange(8) % 3, 3).float()
+    h = 0.3 + 0.1 * torch.randn(8, 9, generator=torch.Generator().manual_seed(0))
+    h.requires_grad_()
+    (grad,) = torch.autograd.grad(real_hash_loss(c, h, hot), h)
+    assert grad.mean(0).abs().max() < 1e-6 < grad.abs().max()
+    (plain,) = torch.autograd.grad(real_hash_loss(c, h, hot.argmax(1)), h)
+    assert plain.mean(0).abs().min() > 0.1
+    settled = torch.tensor([[1.0, -1], [-1, 1]]).repeat(4, 1)
+    assert float(real_hash_loss(c, settled, hot)) == 0
+
+
+@pytest.mark.parametrize("options", [{"ranking": "contrastive"}, {"replay": 0.5}])
+def test_later_options_take_sets_of_labels(options):
+    images, labels = squares(24)
+    model = tiny(classes=4, **options)
+    before = weights(model).clone()
+    history = fit(model, (images, labels), updates=3, batch_size=12, progress=False, shift=1)
+    assert history.finished and torch.isfinite(weights(model)).all()
+    assert not torch.equal(weights(model), before)
+
+
 def test_category_loss_of_several_labels_is_their_likelihood():
     logits = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, -2.0]])
     hot = torch.tensor([[1, 0, 1.0], [0, 1, 0]])
@@ -138,7 +168,7 @@ def test_the_generator_takes_the_mean_of_its_labels_embeddings():
 @pytest.mark.parametrize("without", ["", *PARTS])
 @pytest.mark.parametrize("triplets", ["all", "pair"])
 def test_one_label_in_each_row_gives_the_losses_of_classes(monkeypatch, without, triplets):
-    """All but the category head's, whose probabilities are others."""
+    """All but those of the category head, whose probabilities are others, and of quantisation."""
     images, labels = batch()
     others = (labels + 1) % 3
     hot, hot_others = F.one_hot(labels, 3).float(), F.one_hot(others, 3).float()
@@ -148,7 +178,9 @@ def test_one_label_in_each_row_gives_the_losses_of_classes(monkeypatch, without,
         )
     monkeypatch.setattr(label_sets, "one_of", lambda c, _: c.argmax(1))
     loss = ablated_loss if without else cooperative_loss
-    options = dict(without=without, synthetic_triplets=triplets, langevin_noise=0.0)
+    options = dict(
+        without=without, synthetic_triplets=triplets, langevin_noise=0.0, quantization_weight=0.0
+    )  # fmt: skip
     found = {}
     for kind, c in (("classes", labels), ("sets", hot)):
         model = tiny(**options)
