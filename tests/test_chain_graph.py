@@ -361,6 +361,25 @@ def test_batch_norm_and_dropout_in_training_mode(device):
         torch.testing.assert_close(ours, loop, rtol=1e-5, atol=1e-5)
 
 
+def test_spectral_normalisation_moves_between_replays(device):
+    from coophash import CoopHash, spectral
+
+    model = CoopHash(8, 3, (1, 8, 8), base_channels=2, features=8, spectral_norm="both")
+    descriptor = model.descriptor.train()
+
+    def energy(x, labels):  # by autograd: the way by hand is another one on a GPU
+        return descriptor(x, labels)
+
+    warm(energy, *inputs())
+    for call in range(3):
+        with torch.no_grad():  # an optimiser's step, and the one of the power iteration
+            for parameter in descriptor.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+        spectral.advance(descriptor)
+        assert_same(both(energy, *inputs(call), seed=call))
+    assert device.log.count("capture") == 1
+
+
 def test_a_counter_on_the_device_counts_replays_alone(device):
     class Ticking(Descriptor):
         def __init__(self):
