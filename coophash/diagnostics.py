@@ -212,7 +212,7 @@ def _report(
     asked = torch.arange(c.classes).repeat_interleave(samples)
     generated, revised, energies = _synthesize(model, asked.to(device), seed)
     guesses, after = (_guess(model, classifier, images) for images in (generated, revised))
-    shares = torch.bincount(guesses, minlength=c.classes) / len(guesses)
+    shares, shares_after = (_shares(found, c.classes) for found in (guesses, after))
     hits = (guesses == asked).double()
 
     actual = [_low(model, pixels, rows) for rows in chosen]
@@ -254,9 +254,7 @@ def _report(
         accuracy_real=float(np.concatenate(right).mean()),
         accuracy_by_class=tuple(hits.view(c.classes, samples).mean(1).tolist()),
         class_shares=tuple(shares.tolist()),
-        class_shares_revised=tuple(
-            (torch.bincount(after, minlength=c.classes) / len(after)).tolist()
-        ),
+        class_shares_revised=tuple(shares_after.tolist()),
         missing_classes=tuple(torch.nonzero(shares < LEAST_SHARE / c.classes).flatten().tolist()),
         distance_synthetic=synthetic,
         distance_revised=after_chain,
@@ -305,6 +303,11 @@ def _guess(
         for part in torch.split(images, _BATCH)
     ]
     return torch.cat(found).long()
+
+
+def _shares(guesses: Tensor, classes: int) -> Tensor:
+    """Share of the guesses that each class has, (classes,)."""
+    return torch.bincount(guesses, minlength=classes).double() / len(guesses)
 
 
 def _mean_distance(images: Tensor) -> float:

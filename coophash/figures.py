@@ -99,16 +99,21 @@ def curves_uri(
 # What a History watches, by panel: title, y axis, records' names. Absent ones are left out.
 _PANELS = (
     ("Energies", "mean energy", ("energy_real", "energy_generated", "energy_revised")),
-    ("The Langevin chain", "", ("chain_move", "chain_drop")),
-    ("Variety of synthetic images", "share of that of real ones", ("diversity", "pair_distance")),
-    ("The latent", "", ("kl", "latent_spread")),
+    ("Energy lost along the chain", "energy", ("chain_drop",)),
+    ("Move by the chain", "mean change of a pixel", ("chain_move",)),
+    ("Variety of x+", "share of that of real images", ("diversity", "pair_distance")),
+    ("Spread of the inferred latents", "standard deviation", ("latent_spread",)),
+    ("KL of the latent", "nats", ("kl",)),
+    ("Reconstruction", "squared error of an image", ("reconstruction",)),
+    ("Losses of the heads", "loss", ("hash", "category")),
     ("Gradient norms", "norm", ("gradient_norm", "generator_gradient_norm")),
-    ("Losses", "", ("hash", "category", "reconstruction")),
+    ("Gradient penalty", "squared norm", ("gradient_penalty",)),
+    ("Validation", "mAP", ("validation_map",)),
 )
 
 
-def training_uri(history: History, columns: int = 2) -> str:
-    """How a training went, as one PNG: energies, chain, variety, latent, gradients, losses.
+def training_uri(history: History, columns: int = 3) -> str:
+    """How a CoopHash training went, as one PNG: energies, chain, variety, latent, losses, mAP.
 
     history: of `fit`; panels of which it has no curve are left out.
 

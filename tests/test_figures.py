@@ -26,7 +26,7 @@ def test_only_what_was_watched_is_drawn(monkeypatch):
 
     monkeypatch.setattr(figures, "curves_uri", drawn)
     figures.training_uri(history(energy_real=1.0, energy_revised=2.0, kl=3.0, unknown=4.0))
-    assert seen == [{"Energies": ["energy_real", "energy_revised"], "The latent": ["kl"]}]
+    assert seen == [{"Energies": ["energy_real", "energy_revised"], "KL of the latent": ["kl"]}]
     with pytest.raises(ValueError, match="no records"):
         figures.training_uri(History())
 
