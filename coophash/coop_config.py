@@ -36,7 +36,8 @@ class CoopHashConfig:
             "inference" or "category"; "" leaves out nothing. What stands in for each is said in
             `coophash.ablation`.
         cooperate_every: n; generator, chain, energy and synthetic images take part in every n-th
-            update. The others learn from real images alone, at a quarter of the cost.
+            update. The others learn from real images alone, at a quarter of the cost. 2 is as good
+            as 1 on digits.
         latent_dim: d, dimension of z.
         base_channels, features: width of the base's first convolution and of its output.
         backbone: name of a model of timm that is the base in place of a small convolutional net,
@@ -80,7 +81,7 @@ class CoopHashConfig:
         synthetic_from: first update at which synthetic images count in the hash and the category
             loss: earlier ones are noise.
         pairs: "generated" (x+ and x- as the generator made them, which the paper's figure hints at)
-            or "revised" (x~ in place of x+: more varied, and better where the generator is good).
+            or "revised" (x~ in place of x+: more varied).
         margin: of the triplets, in squared distance per bit.
         temperature: of the contrastive form, on cosines.
         quantization_weight: weight of K mean((|h| - 1)^2) on real images.
@@ -104,7 +105,7 @@ class CoopHashConfig:
     image_shape: tuple[int, int, int]
     cooperative: bool = True
     without: str = ""
-    cooperate_every: int = 1
+    cooperate_every: int = 2
     latent_dim: int = 32
     base_channels: int = 32
     features: int = 256
@@ -114,7 +115,7 @@ class CoopHashConfig:
     generator_size: int | None = later(None)
     generator_channels: int = 16
     langevin_steps: int = 5
-    langevin_step_size: float = 4.5
+    langevin_step_size: float = 2.5
     langevin_noise: float = 0.0022
     energy_weight: float = 0.5
     energy_rate: float = 0.2
@@ -124,17 +125,17 @@ class CoopHashConfig:
     gradient_penalty: float = later(0.0)
     gradient_penalty_at: str = later("real")
     replay: float = later(0.0)
-    ranking: str = later("triplet")
+    ranking: str = "contrastive"
     hash_weight: float = 1.0
-    synthetic_weight: float = 0.3
+    synthetic_weight: float = 1.0
     synthetic_triplets: str = "all"
-    synthetic_from: int = 70
-    pairs: str = "generated"
+    synthetic_from: int = 100
+    pairs: str = "revised"
     margin: float = 0.5
-    temperature: float = later(0.2)
+    temperature: float = 0.2
     quantization_weight: float = 0.01
     category_weight: float = 1.0
-    synthetic_category_weight: float = 0.3
+    synthetic_category_weight: float = 1.0
     variational_weight: float = 0.01
     observed_share: float = 0.5
     kl_weight: float = 2.0
