@@ -120,7 +120,7 @@ def test_the_chain_moves_small_images_by_the_gradient_through_enlarging(timm):
     )
     energy = model.descriptor.energy_head(features)[torch.arange(3), labels].sum()
     (grad,) = torch.autograd.grad(energy, leaf)
-    expected = (pair.positive - 0.5 * 4.5**2 * grad).clamp(-1, 1)
+    expected = (pair.positive - 0.5 * model.config.langevin_step_size**2 * grad).clamp(-1, 1)
     torch.testing.assert_close(revised, expected, rtol=1e-4, atol=1e-6)
     assert not torch.equal(revised, pair.positive)
     torch.testing.assert_close(  # the energy is that of a picture, however many its pixels

@@ -15,7 +15,8 @@ from coophash.coop_config import CoopHashConfig
 from coophash.faults import FaultWatch, TrainingWarning
 
 SMALL = dict(base_channels=2, features=8, generator_channels=2, latent_dim=3, langevin_steps=2,
-             synthetic_from=0)  # fmt: skip
+             synthetic_from=0, cooperate_every=1, langevin_step_size=4.5, pairs="generated",
+             ranking="triplet", synthetic_weight=0.3, synthetic_category_weight=0.3)  # fmt: skip
 
 
 def tiny(**options):

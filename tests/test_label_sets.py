@@ -218,7 +218,7 @@ def test_a_negative_that_shares_a_label_is_in_no_bare_triplet():
     images, labels = squares(4)
     hot = torch.from_numpy(labels).float()
     hot[:] = 1  # every image has every label: c- shares one with each
-    model = tiny(classes=4, synthetic_triplets="pair", quantization_weight=0.0)
+    model = tiny(classes=4, ranking="triplet", synthetic_triplets="pair", quantization_weight=0.0)
     assert float(cooperative_loss(model, torch.from_numpy(images), hot, 0, 0)[1]["hash"]) == 0
 
 
@@ -226,7 +226,7 @@ def test_training_on_several_labels_raises_map_and_knows_the_labels(tmp_path):
     train, validation = squares(160), squares(80, 1)
     model = ch.CoopHash(
         12, 4, (1, 12, 12), base_channels=6, features=24, generator_channels=2, latent_dim=5,
-        langevin_steps=2, synthetic_from=20,
+        langevin_steps=2, synthetic_from=20, ranking="triplet",
     )  # fmt: skip
     before = scored(model)
     history = fit(
