@@ -32,7 +32,9 @@ def tiny(**options):
 
 @pytest.fixture(scope="module")
 def trained():
-    model = ch.CoopHash(16, 3, (1, 12, 12), synthetic_from=20, cooperate_every=1, langevin_step_size=4.5, **SMALL)
+    model = ch.CoopHash(
+        16, 3, (1, 12, 12), synthetic_from=20, cooperate_every=1, langevin_step_size=4.5, **SMALL
+    )
     ch.fit(model, bars(), updates=150, batch_size=30, progress=False)
     return model
 
