@@ -43,7 +43,7 @@ void check_edges(bool short_run) {
     if (short_run && rows == capacity) continue;
     Problem same(4, Kind::kConstant, {{rows, 1}}, 1);
     check_topk(same, 16384, gpu::Path::kPopc);
-    check_range(same, 0, gpu::Path::kPopc);
+    if (!short_run) check_range(same, 0, gpu::Path::kPopc);
   }
   // every width that a code of up to 512 bits can have, and the longest
   for (int width = 1; width <= (short_run ? 0 : 64); ++width) {

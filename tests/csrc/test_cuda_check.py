@@ -67,6 +67,12 @@ def test_every_kernel_gives_what_an_oracle_gives():
          "check(cudaSuccess", "streaming", ", expected "),
         ("feeder.cpp", "if (buffer.sent) check(cudaStreamWaitEvent(copies_, buffer.used, 0)",
          "if (buffer.sent) check(cudaSuccess", "streaming", ", expected "),
+        # results that have no end; a context where nobody works; too little memory, for good
+        ("sinks.h", "if (to < offsets[slot.query + 1]) buffer", "buffer", "changes",
+         "written behind"),
+        ("guard.cpp", "pushed_ = push(device);", "pushed_ = false;", "devices", "a context on"),
+        ("paths.cpp", "return error.what();", "answer = error.what();", "failures",
+         "taken for an answer"),
     ],
 )  # fmt: skip
 def test_faults_are_found(tmp_path, file, right, wrong, only, message):
