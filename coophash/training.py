@@ -88,7 +88,7 @@ def fit(
             are, and what it makes is then moved and mirrored too.
         flip: mirror training images left and right, every second time: for photographs, not for
             letters.
-        validate_every, checkpoint_every: in updates.
+        validate_every, checkpoint_every: in updates; the generator is looked at with the former.
         folder: keeps a checkpoint and, at the end, the model. None keeps nothing.
         resume: go on from the checkpoint in `folder`, if there is one.
         time_limit: seconds after which to write a checkpoint and return, finished or not; the
