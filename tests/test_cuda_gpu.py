@@ -6,6 +6,8 @@ Everything here needs a GPU. What does not is in tests/test_cuda_search.py.
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -136,6 +138,22 @@ def test_relevance():
         )
 
 
+@pytest.mark.parametrize("bits", [4, 64, 100, 256, 4096])
+def test_all_distances_and_spare_bits(bits):
+    a, b = draw("clustered", 300, bits, 1), draw("clustered", 20_011, bits, 2)
+    expected = ch.hamming_distances(a, b)
+    assert_same(host([ch.hamming_distances(on_gpu(a), on_gpu(b))]), [expected])
+    assert_same(host([ch.hamming_distances(on_gpu(a), b)]), [expected])
+    assert_same(
+        host([hamming_histogram(on_gpu(b), on_gpu(a[:3]), bits)]),
+        [hamming_histogram(b, a[:3], bits)],
+    )
+    if bits % 8:
+        b[[19_000, 12_345], -1] |= 128
+        with pytest.raises(ValueError, match=r"database must be 0 in the 4 spare bits .* 12345 is"):
+            hamming_histogram(on_gpu(b), on_gpu(a[:3]), bits)
+
+
 def test_the_stream_of_the_caller():
     database, queries = draw("random", 400_000, 64, 1), draw("random", 20, 64, 2)
     expected = ch.hamming_topk(database, queries, 50)
@@ -209,6 +227,27 @@ def test_the_device_is_as_it_was_and_others_can_be_named():
         assert_same(index.search(queries, 9), expected)
         assert torch.cuda.current_device() == 1 - number
     torch.cuda.set_device(0)
+
+
+NO_CONTEXT_ON_0 = """
+import ctypes
+import numpy as np
+import coophash as ch
+index = ch.HammingIndex(64, device="cuda:1")
+index.add(np.zeros((9000, 8), np.uint8))
+index.search(np.zeros((40, 8), np.uint8), 3)
+flags, active = ctypes.c_uint(), ctypes.c_int()
+driver = ctypes.CDLL("libcuda.so.1")
+assert not driver.cuDevicePrimaryCtxGetState(0, ctypes.byref(flags), ctypes.byref(active))
+assert not active.value, "there is a context on device 0"
+"""
+
+
+def test_a_device_that_nobody_uses_gets_no_context():
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one GPU alone")
+    done = subprocess.run([sys.executable, "-c", NO_CONTEXT_ON_0], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_out_of_memory_says_how_much_is_needed():
