@@ -41,7 +41,9 @@ def test_the_library_depends_on_no_cuda_and_no_torch():
     ldd = shutil.which("ldd")
     if not ldd:
         pytest.skip("no ldd")
-    needed = subprocess.run([ldd, str(LIBRARY)], capture_output=True, text=True, check=True).stdout
+    done = subprocess.run([ldd, str(LIBRARY)], capture_output=True, text=True, check=True)
+    # Without the addresses: one in a few hundred has "c10" in it.
+    needed = "\n".join(line.split(" (0x")[0] for line in done.stdout.splitlines())
     assert "libstdc++" in needed
     for other in ("cudart", "torch", "c10", "libcuda", "libgomp", "libpython"):
         assert other not in needed
