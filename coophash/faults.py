@@ -14,7 +14,7 @@ from typing import Any
 
 from coophash.history import Record
 
-PATIENCE = 5  # records; each limit below was at least five times away in healthy runs (docs/LOG.md)
+PATIENCE = 5  # records; healthy runs stayed well away from each limit below (docs/LOG.md)
 APART = 10.0  # distance of the mean energies of real and revised images; healthy: below 1
 RUNAWAY = 1000.0  # of them too; nothing comes back from there
 STILL = 1e-4  # mean move of a pixel by a chain without noise; healthy: 0.03 to 0.15
