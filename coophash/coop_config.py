@@ -118,7 +118,7 @@ class CoopHashConfig:
     langevin_step_size: float = 2.5
     langevin_noise: float = 0.0022
     energy_weight: float = 0.5
-    energy_rate: float = 0.2
+    energy_rate: float = 0.07
     energy_gap: float | None = 0.5
     energy_penalty: float = 0.02
     spectral_norm: str = later("")

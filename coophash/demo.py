@@ -44,9 +44,6 @@ COOPHASH_UPDATES = 1300
 PLAIN_UPDATES = 2000
 BATCH_SIZE = 64
 SHIFT = 2  # pixels: without it the plain network is 8 points worse, and a gain over it easy
-# Of both networks. The energy head's share is smaller, so that it learns as slowly as at 1e-3.
-LEARNING_RATE = 3e-3
-ENERGY_RATE = 0.07
 SPLIT: dict[str, int | None] = {"train": 500, "validation": 500, "query": 500, "database": None}
 
 COOPHASH = "CoopHash"
@@ -184,11 +181,11 @@ def run_demo(
         say(f"training {name}: {count:,} updates on {len(parts['train'])} labelled digits")
         model = CoopHash(
             bits, digits.classes, digits.image_shape, digits.class_names, seed=seed,
-            cooperative=cooperative, energy_rate=ENERGY_RATE,
+            cooperative=cooperative,
         )  # fmt: skip
         histories[name] = fit(
             model, parts["train"], parts["validation"], updates=count, batch_size=BATCH_SIZE,
-            seed=seed, learning_rate=LEARNING_RATE, shift=SHIFT, progress=progress,
+            seed=seed, shift=SHIFT, progress=progress,
         )  # fmt: skip
         models[name] = model
 

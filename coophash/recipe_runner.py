@@ -220,20 +220,22 @@ def _settings(recipe: Recipe, images: ImageSet) -> dict[str, dict[str, Any]]:
         for name, parameter in inspect.signature(fit).parameters.items()
         if name in FIT_SETTINGS - {"checkpoint_every"}
     }
-    models: dict[tuple[str, int], dict[str, Any]] = {}
+    models: dict[tuple[str, int], tuple[dict[str, Any], float]] = {}
     splits: set[str] = set()
     found = {}
     for run in recipe.runs:
         if (run.name, run.bits) not in models:
-            models[run.name, run.bits] = settings_of(_model(run, images).config)
+            model = _model(run, images)
+            models[run.name, run.bits] = settings_of(model.config), model.learning_rate
+        options, rate = models[run.name, run.bits]
         if run.protocol.hash not in splits:
             splits.add(run.protocol.hash)
             _check_split(run, images)
         given = {name: value for name, value in run.training.items() if name in defaults}
         settings = {
             "version": _VERSION, "key": run.key, "name": run.name, "method": run.method,
-            "bits": run.bits, "seed": run.seed, "model": models[run.name, run.bits],
-            "training": {**defaults, **given}, "protocol_hash": run.protocol.hash,
+            "bits": run.bits, "seed": run.seed, "model": options,
+            "training": {**defaults, "learning_rate": rate, **given}, "protocol_hash": run.protocol.hash,
             "data": {"name": run.data.name, "image_size": run.data.image_size,
                      "channels": run.data.channels},
         }  # fmt: skip

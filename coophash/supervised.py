@@ -180,6 +180,10 @@ class SupervisedHash(ImageHasher):
         """What the model is called in progress bars and tables."""
         return str(self.config.method)
 
+    @property
+    def _learning_rate(self) -> float:  # type: ignore[override]
+        return 1e-3 if self.method == "dpsh" else 3e-3  # at 3e-3 it does not learn
+
     def base_features(self, images: Tensor) -> Tensor:
         """Base network: (B, C, H, W) -> (B, features)."""
         features: Tensor = self.base(images)

@@ -47,7 +47,7 @@ def fit(
     updates: int = 2000,
     batch_size: int = 64,
     seed: int = 0,
-    learning_rate: float = 1e-3,
+    learning_rate: float | None = None,
     generator_learning_rate: float = 1e-3,
     schedule: str = "cosine",
     averaging: float = 0.99,
@@ -75,9 +75,9 @@ def fit(
         batch_size: images per update, at least 2, drawn without replacement within an epoch.
         seed: of the batches and of every draw of the method. Equal seeds on one machine with equal
             numbers of threads give equal weights, with or without stops in between.
-        learning_rate, generator_learning_rate: of Adam (beta1 0.5) for the two networks; the
-            energy head's is `learning_rate` times the model's `energy_rate`. A `SupervisedHash`
-            has no generator.
+        learning_rate, generator_learning_rate: of Adam (beta1 0.5) for the two networks; None is
+            `model.learning_rate`, which differs between methods. The energy head's is
+            `learning_rate` times the model's `energy_rate`. A `SupervisedHash` has no generator.
         schedule: "cosine" decays both to 0 over `updates`; "constant" does not.
         averaging: decay of an exponential moving average of the weights, which is what is validated
             and what the model ends with; 0.99 averages over some 100 updates, 0 takes the last.
@@ -119,6 +119,8 @@ def fit(
     if isinstance(model, CoopHash):
         model.multi_label = labels.ndim == 2
     check_classes(model, labels)
+    if learning_rate is None:
+        learning_rate = model.learning_rate
     held_out = None if validation is None else labelled(model, validation, "validation")
 
     run = _Run(

@@ -92,7 +92,7 @@ def test_a_record_says_all_that_a_figure_needs(whole):
     assert (record["method"], record["bits"], record["seed"]) == ("csq", 8, 1)
     assert record["model"]["quantization_weight"] == 0.05, "defaults are written out"
     assert record["training"] == {
-        "updates": 6, "batch_size": 8, "validate_every": 3, "learning_rate": 1e-3,
+        "updates": 6, "batch_size": 8, "validate_every": 3, "learning_rate": 3e-3,
         "generator_learning_rate": 1e-3, "schedule": "cosine", "averaging": 0.99,
         "shift": 0, "flip": False,
     }  # fmt: skip

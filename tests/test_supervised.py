@@ -56,6 +56,15 @@ def assert_equal_weights(one, other):
 
 
 @every
+def test_it_is_trained_at_the_methods_own_rate(method):
+    model, told = tiny(method), tiny(method)
+    assert fit(model, stripes()).settings["learning_rate"] == model.learning_rate
+    assert model.learning_rate == (1e-3 if method == "dpsh" else 3e-3)
+    fit(told, stripes(), learning_rate=model.learning_rate)
+    assert_equal_weights(model, told)
+
+
+@every
 def test_it_learns(method):
     model = tiny(method)
     before = model.outputs(stripes(30, 1))

@@ -64,7 +64,9 @@ def train(
             "orthohash; ucch for image-text pairs, DATA a feature file or a table.",
         ),
     ] = "coophash",
-    learning_rate: Annotated[float, typer.Option(help="Of Adam, for the network.")] = 1e-3,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of Adam, for the network; by default the method's own.")
+    ] = None,
     shift: Annotated[
         int, typer.Option(min=0, help="Move each training image by up to so many pixels.")
     ] = 0,
@@ -92,7 +94,7 @@ def train(
         raise ValueError(
             f"--validation-fraction must be at least 0 and below 1, got {validation_fraction}"
         )
-    if not learning_rate > 0:
+    if learning_rate is not None and not learning_rate > 0:
         raise ValueError(f"--learning-rate must be above 0, got {learning_rate}")
     options = read_options(config, set_ or [], method)
     checkpoint = _check_folder(model, resume)
