@@ -84,11 +84,15 @@ class CoopHashConfig:
             or "revised" (x~ in place of x+: more varied).
         margin: of the triplets, in squared distance per bit.
         temperature: of the contrastive form, on cosines.
-        quantization_weight: weight of K mean((|h| - 1)^2) on real images.
+        quantization_weight: weight of K mean((|h| - 1)^2) on real images. Small: at a learning rate
+            of 3e-3 a weight of 0.01 fixes the bits before they are learned (CIFAR-10, 1,000 labels,
+            plain supervision: mAP 0.309 with 0.01, 0.320 with 0.003, 0.324 without).
         category_weight: cross-entropy on real images.
         synthetic_category_weight: cross-entropy on revised images under c, and on x- under c-.
         variational_weight: weight of reconstruction + kl_weight KL in the descriptor's loss; the
-            generator always sees the reconstruction alone, with weight 1.
+            generator always sees the reconstruction alone, with weight 1. With 0.01 the base is
+            busy with it: after 1,200 updates on CIFAR-10 the category head knew 80 % of its own
+            training images, with 0.003 98 % (mAP 0.299 and 0.326).
         observed_share: of real images in the variational loss; the rest are the chain's. 0 is
             variational MCMC teaching as its authors released it. With real images the generator is
             varied within a few hundred updates, and the inference head knows the images that it is
@@ -133,10 +137,10 @@ class CoopHashConfig:
     pairs: str = "revised"
     margin: float = 0.5
     temperature: float = 0.2
-    quantization_weight: float = 0.01
+    quantization_weight: float = 0.001
     category_weight: float = 1.0
     synthetic_category_weight: float = 1.0
-    variational_weight: float = 0.01
+    variational_weight: float = 0.003
     observed_share: float = 0.5
     kl_weight: float = 2.0
     centre_latent: bool = True

@@ -235,7 +235,8 @@ def _settings(recipe: Recipe, images: ImageSet) -> dict[str, dict[str, Any]]:
         settings = {
             "version": _VERSION, "key": run.key, "name": run.name, "method": run.method,
             "bits": run.bits, "seed": run.seed, "model": options,
-            "training": {**defaults, "learning_rate": rate, **given}, "protocol_hash": run.protocol.hash,
+            "training": {**defaults, "learning_rate": rate, **given},
+            "protocol_hash": run.protocol.hash,
             "data": {"name": run.data.name, "image_size": run.data.image_size,
                      "channels": run.data.channels},
         }  # fmt: skip
