@@ -1,4 +1,4 @@
-"""Signs of a generator's health that are cheap enough to log in the course of a training."""
+"""Signs of health, of the codes and of a generator, cheap enough to log while training goes on."""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ from coophash.coop_terms import centre_by_class
 
 if TYPE_CHECKING:
     from coophash.coop import CoopHash
+    from coophash.hasher import ImageHasher
 
 LOOKED_AT = 64  # images
 
 
 def rows_to_look_at(labels: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
-    """The first rows of each class, at least 2 and about LOOKED_AT together."""
+    """The first rows of each class, at least 2 and about LOOKED_AT together.
+
+    Of several labels an image, (N, classes), the first LOOKED_AT rows.
+    """
+    if labels.ndim == 2:
+        return np.arange(min(LOOKED_AT, len(labels)))
     each = max(2, LOOKED_AT // classes)
     order = np.argsort(labels, kind="stable")
     rank = np.empty(len(labels), np.int64)
@@ -26,6 +32,17 @@ def rows_to_look_at(labels: NDArray[np.int64], classes: int) -> NDArray[np.int64
     rank[order] = np.arange(len(labels)) - starts[labels[order]]
     rows: NDArray[np.int64] = np.flatnonzero(rank < each)[: max(LOOKED_AT, 2 * classes)]
     return rows
+
+
+@torch.no_grad()
+def code_distance(model: ImageHasher, images: Tensor) -> float:
+    """Mean share of the bits in which the codes of two images differ: 0 if all have one code.
+
+    images: real, (B, C, H, W) in [-1, 1], at least 2. The model is in evaluation mode.
+    """
+    signs = model.hash_outputs(model.base_features(images)) >= 0  # (B, bits)
+    share = signs.double().mean(0)  # of ones, of each bit: n^2 2p(1-p) of n (n-1) ordered pairs
+    return float((2 * share * (1 - share)).mean()) * len(images) / (len(images) - 1)
 
 
 @torch.no_grad()

@@ -20,6 +20,8 @@ RUNAWAY = 1000.0  # of them too; nothing comes back from there
 STILL = 1e-4  # mean move of a pixel by a chain without noise; healthy: 0.03 to 0.15
 FAR = 0.5  # of it too: a quarter of the range
 COLLAPSED_KL = 0.1  # nats an image; healthy: 5 to 20
+EQUAL = 0.02  # share of its bits that two codes differ in; healthy: 0.3 to 0.5
+PARTED = 100  # updates after which codes should differ: those of new weights hardly do
 SAME = 0.05  # diversity and pair_distance, over those of real images; healthy: 0.3 and above
 
 _ENERGIES = (
@@ -69,8 +71,6 @@ class FaultWatch:
 
     def warn(self, records: Sequence[Record]) -> None:
         """Tell of the slow faults that the last records show."""
-        if not self.cooperative:
-            return
         for name, (sign, bad, words) in self._slow_faults().items():
             values = [value for value in map(sign, records) if value is not None][-PATIENCE:]
             if name not in self.said and len(values) == PATIENCE and all(map(bad, values)):
@@ -109,12 +109,30 @@ class FaultWatch:
                 mend = "Lower generator_learning_rate or learning_rate, or raise kl_weight"
         raise FloatingPointError(f"training diverged: {where}. {mend}")
 
+    def _pulls_to_the_signs(self) -> str:
+        """The settings that can fix the bits before they are learned."""
+        pull = "quantization_weight or learning_rate"
+        if getattr(self.config, "quantization_weight", None) is None:  # HashNet, OrthoHash
+            pull = "learning_rate"
+        return pull + (", or raise hash_weight" if hasattr(self.config, "hash_weight") else "")
+
     def _slow_faults(self) -> dict[str, tuple[_Sign, Callable[[float], bool], str]]:
         c = self.config
+        faults: dict[str, tuple[_Sign, Callable[[float], bool], str]] = {
+            "equal": (
+                lambda record: record.get("code_distance") if record["update"] >= PARTED else None,
+                lambda v: v < EQUAL,
+                "codes of different images differ in a share of {value:.2g} of their bits "
+                "(update {update:.0f}): nearly all images have one code. Lower "
+                + self._pulls_to_the_signs(),
+            ),
+        }  # fmt: skip
+        if not self.cooperative:
+            return faults
         # What the noise alone moves a pixel by, on average, over the steps of a chain.
         noise = c.langevin_step_size * c.langevin_noise * math.sqrt(2 * c.langevin_steps / math.pi)
         still = max(STILL, 1.1 * noise)
-        faults: dict[str, tuple[_Sign, Callable[[float], bool], str]] = {
+        faults |= {
             "apart": (
                 _gap, lambda v: abs(v) > APART,
                 "energies of real and revised images stay {value:.3g} apart (update {update:.0f}): "

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coophash import checkpoints, spectral
-from coophash._generator_signs import generator_signs, rows_to_look_at
+from coophash._generator_signs import code_distance, generator_signs, rows_to_look_at
 from coophash._training_data import (
     Pixels,
     check_augmentation,
@@ -296,13 +296,13 @@ class _Run:
         self.faults.warn(self.history.records)
 
     def signs(self) -> Record:
-        if not isinstance(self.model, CoopHash) or self.labels.ndim != 1:
-            return {}
         rows = rows_to_look_at(self.labels, self.model.config.classes)
         images = torch.as_tensor(self.images(rows), device=self.device)
-        return generator_signs(
-            self.model, images, torch.as_tensor(self.labels[rows], device=self.device)
-        )
+        signs = {"code_distance": code_distance(self.model, images)}
+        if isinstance(self.model, CoopHash) and self.labels.ndim == 1:
+            labels = torch.as_tensor(self.labels[rows], device=self.device)
+            signs |= generator_signs(self.model, images, labels)
+        return signs
 
     def validate(self) -> None:
         if self.validation is None:

@@ -10,9 +10,10 @@ import torch
 
 import coophash as ch
 from coophash import faults
-from coophash._generator_signs import generator_signs, rows_to_look_at
+from coophash._generator_signs import code_distance, generator_signs, rows_to_look_at
 from coophash.coop_config import CoopHashConfig
 from coophash.faults import FaultWatch, TrainingWarning
+from coophash.methods import make_model
 
 SMALL = dict(base_channels=2, features=8, generator_channels=2, latent_dim=3, langevin_steps=2,
              synthetic_from=0, cooperate_every=1, langevin_step_size=4.5, pairs="generated",
@@ -90,6 +91,33 @@ def test_weights_that_are_lost_name_the_learning_rate():
 def test_slow_faults_of_a_setting_are_told_once(impatient, options, words):
     said = warned(tiny(**options), updates=60, learning_rate=1e-2)
     assert len([m for m in said if re.search(words, m)]) == 1, said
+
+
+@pytest.mark.parametrize("method", ["plain", "csq"])
+def test_one_code_for_all_images_is_told(monkeypatch, method):
+    monkeypatch.setattr(faults, "PARTED", 20)
+    weights = {"quantization_weight": 50.0}
+    if method == "plain":
+        weights["hash_weight"] = 0.0
+    model = make_model(method, 8, 3, (1, 8, 8), base_channels=2, features=8, **weights)
+    with torch.no_grad():
+        (model.hash_head if method == "csq" else model.descriptor.hash_head).bias[:] = 0.5
+    said = warned(model, updates=60, learning_rate=1e-2, validate_every=10)
+    assert len(said) == 1 and "nearly all images have one code" in said[0], said
+    assert ("raise hash_weight" in said[0]) == (method == "plain")
+    assert "quantization_weight" in said[0]
+
+
+def test_the_distance_of_codes():
+    model = tiny(cooperative=False).eval()
+    with torch.no_grad():
+        model.descriptor.hash_head.bias.zero_()
+    images = data()[0]
+    codes = model.encode(images)
+    distances = ch.hamming_distances(codes.numpy(), codes.numpy()).astype(float)
+    expected = distances.sum() / (24 * 23) / 8
+    assert expected > 0
+    assert code_distance(model, images) == pytest.approx(expected)
 
 
 def ignoring(which):

@@ -32,9 +32,9 @@ def tiny(**options):
 
 @pytest.fixture(scope="module")
 def trained():
+    few_pixels = dict(variational_weight=0.01, langevin_step_size=4.5)
     model = ch.CoopHash(
-        16, 3, (1, 12, 12), synthetic_from=20, cooperate_every=1, langevin_step_size=4.5,
-        variational_weight=0.01, **SMALL,  # an image is a fifth of the pixels it is meant for
+        16, 3, (1, 12, 12), synthetic_from=20, cooperate_every=1, **few_pixels, **SMALL
     )
     ch.fit(model, bars(), updates=150, batch_size=30, progress=False)
     return model
