@@ -32,11 +32,15 @@ def tiny(**options):
 
 @pytest.fixture(scope="module")
 def trained():
-    few_pixels = dict(variational_weight=0.01, langevin_step_size=4.5)
+    # The reconstruction is a sum over pixels, and these are few: weights of the terms and rates to
+    # match. At the default ones the model learns bars by heart and noise is not pulled as far.
+    few_pixels = dict(
+        variational_weight=0.01, quantization_weight=0.01, energy_rate=0.2, langevin_step_size=4.5
+    )
     model = ch.CoopHash(
         16, 3, (1, 12, 12), synthetic_from=20, cooperate_every=1, **few_pixels, **SMALL
     )
-    ch.fit(model, bars(), updates=150, batch_size=30, progress=False)
+    ch.fit(model, bars(), updates=150, batch_size=30, learning_rate=1e-3, progress=False)
     return model
 
 
@@ -190,7 +194,7 @@ def test_noise_is_pulled_towards_what_the_model_knows(trained):
     noisy = clean + np.random.default_rng(0).normal(0, 0.5, clean.shape).astype(np.float32)
     noisy = noisy.clip(-1, 1)
     found = trained.recover(noisy)
-    assert np.abs(found - clean).mean() < 0.9 * np.abs(noisy - clean).mean()
+    assert np.abs(found - clean).mean() < 0.8 * np.abs(noisy - clean).mean()
     changes = [np.abs(trained.recover(noisy, trust=t) - noisy).mean() for t in (0.95, 0.6, 0.2)]
     assert changes[0] < 0.8 * changes[1] < 0.7 * changes[2]
     np.testing.assert_array_equal(trained.recover(noisy, trust=1.0), noisy)
