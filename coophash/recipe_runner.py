@@ -31,7 +31,7 @@ from coophash.hasher import ImageHasher, settings_of
 from coophash.history import History
 from coophash.methods import make_model
 from coophash.protocols import Split
-from coophash.recipe import FIT_SETTINGS, Recipe, Run
+from coophash.recipe import FIT_SETTINGS, Data, Recipe, Run
 from coophash.recovery import can_recover
 from coophash.training import fit
 
@@ -63,6 +63,7 @@ def run_recipe(
     images: ImageSet,
     folder: str | Path,
     *,
+    other: ImageSet | None = None,
     minutes: float | None = None,
     device: str = "cpu",
     progress: bool = True,
@@ -74,6 +75,7 @@ def run_recipe(
         recipe: of `read_recipe`.
         images: the whole set, in its stored order, training part first.
         folder: of the grid; made if it is missing.
+        other: the other collection, where the recipe evaluates one.
         minutes: stop cleanly after so long, in the middle of a run too; None does not. Each call
             does at least one update, so that any number of short ones comes to an end.
         device: "cpu" or "cuda".
@@ -88,8 +90,12 @@ def run_recipe(
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{str(folder)!r} is a file: give a folder for the grid")
-    facts = {"data_hash": data_hash(images), "images": len(images)}
     every = _settings(recipe, images)
+    facts: dict[str, Any] = {"data_hash": data_hash(images), "images": len(images)}
+    if recipe.other is not None:
+        recipe_evaluation.check_collection(images, other)
+        assert other is not None
+        facts |= {"other_hash": data_hash(other), "other_images": len(other)}
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
     elsewhere, stopped, worked = [], None, False
     for number, run in enumerate(recipe.runs):
@@ -108,7 +114,7 @@ def run_recipe(
             say(f"run {number + 1} of {len(recipe.runs)}: {run.key}")
             limit = None if deadline is None else max(0.0, deadline - time.monotonic())
             record, worked = {"recipe": recipe.title, **settings, **facts}, True
-            if not _run(run, record, images, place, limit, device, progress, say):
+            if not _run(run, record, images, other, place, limit, device, progress, say):
                 stopped = run.key
                 break
     recorded = sum(_recorded(folder / run.key, every[run.key], facts) for run in recipe.runs)
@@ -116,8 +122,8 @@ def run_recipe(
 
 
 def _run(
-    run: Run, record: dict[str, Any], images: ImageSet, place: Path, limit: float | None,
-    device: str, progress: bool, say: Callable[[str], None],
+    run: Run, record: dict[str, Any], images: ImageSet, other: ImageSet | None, place: Path,
+    limit: float | None, device: str, progress: bool, say: Callable[[str], None],
 ) -> bool:  # fmt: skip
     """Train, score and record one run; False if the time limit stopped it."""
     split = run.protocol.split(images.labels)
@@ -164,6 +170,10 @@ def _run(
         if name in run.evaluations and (name != "recovery" or can_recover(model)):
             evaluations[name], more = function(model, queries, database, run.seed)
             summary |= more
+    if "collection" in run.evaluations and other is not None:
+        found = recipe_evaluation.collection(model, queries, database, other, run.seed)
+        evaluations["collection"], more = found
+        summary |= more
     seconds = time.perf_counter() - began
     history.save(place / HISTORY_FILE)
     record |= {
@@ -237,17 +247,22 @@ def _settings(recipe: Recipe, images: ImageSet) -> dict[str, dict[str, Any]]:
             "bits": run.bits, "seed": run.seed, "model": options,
             "training": {**defaults, "learning_rate": rate, **given},
             "protocol_hash": run.protocol.hash,
-            "data": {"name": run.data.name, "image_size": run.data.image_size,
-                     "channels": run.data.channels},
+            "data": _data(run.data),
         }  # fmt: skip
         if run.evaluations:  # only then: records made before there were any stay valid
             settings["evaluate"] = list(run.evaluations)
             if "unseen" in run.evaluations:
                 recipe_evaluation.unseen_classes(images.classes, run.seed)
+        if run.other is not None:
+            settings["other"] = _data(run.other)
         text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         found[run.key] = {"hash": digest, **json.loads(text)}
     return found
+
+
+def _data(data: Data) -> dict[str, Any]:
+    return {"name": data.name, "image_size": data.image_size, "channels": data.channels}
 
 
 def _check_split(run: Run, images: ImageSet) -> None:
@@ -279,7 +294,7 @@ def _recorded(place: Path, settings: dict[str, Any], facts: dict[str, Any]) -> b
             continue
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            other, pixels = found["hash"], found["data_hash"]
+            other, pixels = found["hash"], {key: found[key] for key in _hashes(facts)}
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{path} is damaged: remove it to do this run again") from None
         if other != settings["hash"]:
@@ -287,11 +302,15 @@ def _recorded(place: Path, settings: dict[str, Any], facts: dict[str, Any]) -> b
                 f"{path} is of other settings ({_difference(found, settings)}): give another "
                 "folder for the grid, or another name for the method"
             )
-        if pixels != facts["data_hash"]:
+        if pixels != _hashes(facts):
             raise ValueError(f"{path} is of other images: give another folder for the grid")
         if name == RECORD_FILE:
             return True
     return False
+
+
+def _hashes(facts: dict[str, Any]) -> dict[str, str]:
+    return {key: value for key, value in facts.items() if key.endswith("_hash")}
 
 
 def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:

@@ -86,6 +86,16 @@ def test_evaluations_beside_retrieval(write):
     assert read_recipe(write(text)).runs[-1].evaluations == ("corruption", "unseen")
 
 
+def test_another_collection(write, tmp_path):
+    other = 'evaluate = ["collection"]\n[other]\nname = "more"\npath = "m"\nchannels = 1\n[data]'
+    recipe = read_recipe(write(GOOD.replace("[data]", other)))
+    assert recipe.other is not None and recipe.other.path == tmp_path / "m"
+    assert recipe.other.channels == 1 and recipe.data.name == "digits"
+    assert all(run.other == recipe.other for run in recipe.runs)
+    with pytest.raises(ValueError, match=r"\[other\] must have a 'name'"):
+        read_recipe(write(GOOD.replace("[data]", other.replace('name = "more"\n', ""))))
+
+
 def test_a_named_protocol_and_what_differs(write):
     text = GOOD[: GOOD.index("[protocol]")] + '[protocol]\nbase = "cifar10"\nvalidation = 50\n'
     protocol = read_recipe(write(text + GOOD[GOOD.index("[train]") :])).runs[0].protocol
@@ -100,7 +110,9 @@ def test_a_named_protocol_and_what_differs(write):
         ('title = "Small"', 'evaluate = "recovery"', "evaluate must be a list of retrieval"),
         ("title", "name", "the file has no 'name'; it has data, evaluate, grid"),
         ('name = "digits"\n', "", r"\[data\] must have a 'name'"),
-        ('name = "digits"', 'name = "mnist-5k"', "mnist-5k has none"),
+        ('name = "digits"', 'name = "mnist-5k"', "mnist-5k and uci-digits have none"),
+        ('title = "Small"', 'evaluate = ["collection"]', r"a table \[other\] need each other"),
+        ("[protocol]", '[other]\nname = "x"\n[protocol]', r"a table \[other\] need each other"),
         ("image_size = 12\n[protocol]", "size = 12\n[protocol]", r"\[data\] has no 'size'"),
         ('rule = "stratified"\n', "", r"\[protocol\] must have 'rule', or 'base'"),
         ('rule = "stratified"', 'base = "mnist-1"', "no protocol 'mnist-1' is known"),
@@ -155,10 +167,9 @@ def test_every_recipe_that_comes_with_coophash_reads(path):
     recipe = read_recipe(path)
     assert len({run.seed for run in recipe.runs}) >= 3
     for run in recipe.runs[: len(recipe.runs) // len({run.seed for run in recipe.runs})]:
-        known = KNOWN[run.protocol.dataset]
-        assert known.image_shape is not None
-        assert run.protocol.image_size == known.image_shape[1]
-        make_model(run.method, run.bits, run.protocol.classes, known.image_shape, **run.options)
+        shape = KNOWN[run.protocol.dataset].image_shape or (1, 28, 28)  # UCI's are of no protocol
+        assert run.protocol.image_size == shape[1]
+        make_model(run.method, run.bits, run.protocol.classes, shape, **run.options)
         counts = run.protocol.counts
         assert counts["train"] and counts["validation"]
     assert list(RECIPES.glob("*.toml"))

