@@ -54,7 +54,7 @@ def observed_loss(
     from_data = c.observed_share > 0 or c.without in ("energy", "langevin")
     variational = c.cooperative and from_data and c.without not in ("generator", "inference")
     features = descriptor.base(x if augment is None else augment(x, 0))
-    loss = real_hash_loss(c, torch.tanh(descriptor.hash_head(features)), labels)
+    loss = real_hash_loss(model, torch.tanh(descriptor.hash_head(features)), labels)
     watched = {"hash": loss}
     if c.without != "category":
         category = category_loss(descriptor.category_head(features), labels)
@@ -120,7 +120,7 @@ def ablated_loss(
         watched |= terms
 
     real_h = torch.tanh(descriptor.hash_head(f.hashed))
-    hash_loss = real_hash_loss(c, real_h, labels)
+    hash_loss = real_hash_loss(model, real_h, labels)
     if update >= c.synthetic_from:
         hash_loss = hash_loss + synthetic_hash_loss(
             model, real_h, f.near, f.negative, labels, others

@@ -36,6 +36,7 @@ from coophash.coop_terms import (
 )
 from coophash.descriptor import Descriptor
 from coophash.hasher import ImageHasher, check_class_names, check_options
+from coophash.losses import hash_centers
 from coophash.networks import ConvGenerator
 from coophash.sampling import langevin
 
@@ -109,6 +110,8 @@ class CoopHash(ImageHasher):
             )
             if c.spectral_norm:
                 self.descriptor.normalize(c.spectral_norm)
+        if c.ranking == "central":
+            self.register_buffer("centers", hash_centers(c.classes, c.bits, seed=seed))
         if c.without == "generator" or c.replay:
             images, filled = replay.new_memory(c.classes, c.generator_shape, seed)
             self.register_buffer("replay", images)
@@ -371,7 +374,7 @@ def _cooperative_loss(
 
     # Hash head: triplets of real images, and triplets that contain the synthetic pair.
     real_h = torch.tanh(descriptor.hash_head(f.hashed))
-    hash_loss = real_hash_loss(c, real_h, labels)
+    hash_loss = real_hash_loss(model, real_h, labels)
     category = c.category_weight * category_loss(descriptor.category_head(f.hashed), labels)
     if update >= c.synthetic_from:
         others = pair.negative_labels

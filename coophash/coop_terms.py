@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from coophash import label_sets, losses
 from coophash.backbone import enlarge
-from coophash.coop_config import CoopHashConfig
 
 if TYPE_CHECKING:
     from coophash.coop import CoopHash
@@ -79,19 +78,25 @@ def shared_features(
     return Features(low, real_f, revised_f, hashed_f, near_f, negative_f, named_f)
 
 
-def ranking_loss(c: CoopHashConfig, h: Tensor, labels: Tensor) -> Tensor:
+def ranking_loss(model: CoopHash, h: Tensor, labels: Tensor) -> Tensor:
     """The hash head's ranking loss over a batch: h (B, bits) tanh outputs."""
+    c = model.config
+    if c.ranking == "central":
+        centers = model.get_buffer("centers")
+        return losses.central_contrastive_loss(h, labels, centers, c.temperature)
     if c.ranking == "contrastive":
         return losses.supervised_contrastive_loss(h, labels, c.temperature)
     return losses.batch_all_triplet_loss(h, labels, c.margin * c.bits)
 
 
-def real_hash_loss(c: CoopHashConfig, h: Tensor, labels: Tensor) -> Tensor:
+def real_hash_loss(model: CoopHash, h: Tensor, labels: Tensor) -> Tensor:
     """Ranking of real images and their quantisation; h: (B, bits), tanh outputs."""
-    ranking = c.hash_weight * ranking_loss(c, h, labels)
+    c = model.config
+    loss: Tensor = c.hash_weight * ranking_loss(model, h, labels)
     if labels.dim() == 2:  # or all images go to one code: `label_sets`
         h = h - h.mean(0)
-    return ranking + c.quantization_weight * losses.quantization_loss(h)
+    loss = loss + c.quantization_weight * losses.quantization_loss(h)
+    return loss
 
 
 def variational_loss(
@@ -179,7 +184,7 @@ def synthetic_hash_loss(
         ranking = losses.triplet_loss(real_h, near_h, negative_h, c.margin * c.bits)
     else:
         ranking = ranking_loss(
-            c, torch.cat([real_h, near_h, negative_h]), torch.cat([labels, labels, others])
+            model, torch.cat([real_h, near_h, negative_h]), torch.cat([labels, labels, others])
         )
     weighted: Tensor = c.synthetic_weight * ranking
     return weighted

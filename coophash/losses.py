@@ -30,6 +30,7 @@ from coophash._losses_points import (
 
 __all__ = [
     "batch_all_triplet_loss",
+    "central_contrastive_loss",
     "csq_loss",
     "dpsh_loss",
     "dtsh_loss",
@@ -111,6 +112,38 @@ def supervised_contrastive_loss(outputs: Tensor, labels: Tensor, temperature: fl
     positive = similar(labels) & ~itself
     logits = (unit @ unit.T / temperature).masked_fill(itself, -torch.inf)
     log_share = torch.log_softmax(logits, 1).masked_fill(~positive, 0)  # (B, B)
+    count = positive.sum(1)
+    loss: Tensor = -(log_share.sum(1) / count.clamp_min(1)).sum() / (count > 0).sum().clamp_min(1)
+    return loss
+
+
+def central_contrastive_loss(
+    outputs: Tensor, labels: Tensor, centers: Tensor, temperature: float
+) -> Tensor:
+    """`supervised_contrastive_loss` on soft Hamming distances, with each class's centre in it.
+
+    The similarity is the mean over the bits of h_k h'_k, which is 1 - 2 d / K for codes at Hamming
+    distance d; an output near 0 says that its bit is unsure and has no part in it. The centres
+    (those of CSQ, `hash_centers`) stand beside the images of the batch as one positive more of
+    their class and as negatives of the others, so that no two classes can drift to one code: images
+    alone left 1 bit between two of CIFAR-10's. Our reading.
+
+    Args:
+        outputs: h, (B, K) real, tanh range.
+        labels: (B,) integer classes or (B, C) multi-hot.
+        centers: (C, K) of -1 and +1.
+        temperature: of the softmax, above 0.
+
+    Returns:
+        Mean over the images that have a label; 0 without any.
+    """
+    classes, bits = centers.shape
+    everything = torch.cat([outputs, centers.to(outputs.dtype)])
+    itself = torch.eye(len(outputs), len(everything), dtype=torch.bool, device=outputs.device)
+    own = F.one_hot(labels.long(), classes) if labels.dim() == 1 else labels
+    positive = torch.cat([similar(labels), own > 0], 1) & ~itself
+    logits = (outputs @ everything.T / (bits * temperature)).masked_fill(itself, -torch.inf)
+    log_share = torch.log_softmax(logits, 1).masked_fill(~positive, 0)  # (B, B + C)
     count = positive.sum(1)
     loss: Tensor = -(log_share.sum(1) / count.clamp_min(1)).sum() / (count > 0).sum().clamp_min(1)
     return loss

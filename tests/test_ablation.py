@@ -71,6 +71,7 @@ def test_what_is_left_out_stays_as_it_was_and_the_rest_learns(without):
         "category": ("descriptor.category_head.",),
     }
     still = {name for name in before if not name.startswith(parts[without]) or not parts[without]}
+    still -= {"centers"}  # of the ranking loss: fixed
     running = {name for name in before if "norm" in name}  # batch statistics move with any pass
     bias = {name for name in before if name == "generator.dense.bias"}
     assert changed - running <= still

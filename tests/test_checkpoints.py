@@ -58,7 +58,7 @@ DAMAGES = {
         lambda f: _replace(f, lambda d: d["config"].pop("bits")), ValueError, "damaged"
     ),
     "other size": (
-        lambda f: _replace(f, lambda d: d["config"].update(bits=13)), ValueError, "expected (13"
+        lambda f: _replace(f, lambda d: d["config"].update(bits=13)), ValueError, "expected (2, 13"
     ),
     "cut weights": (
         lambda f: (f / MODEL_FILE).write_bytes((f / MODEL_FILE).read_bytes()[:-9]),

@@ -186,7 +186,9 @@ def test_between_cooperative_updates_augmentation_reaches_the_heads_too():
 
 @pytest.mark.parametrize("ranking, loss", [
     ("triplet", lambda h, y: losses.batch_all_triplet_loss(h, y, 0.5 * 9)),
-    ("contrastive", lambda h, y: losses.supervised_contrastive_loss(h, y, 0.2)),
+    ("contrastive", lambda h, y: losses.supervised_contrastive_loss(h, y, 0.25)),
+    ("central",
+     lambda h, y: losses.central_contrastive_loss(h, y, losses.hash_centers(3, 9), 0.25)),
 ])  # fmt: skip
 def test_the_form_of_the_ranking_loss(ranking, loss):
     images, labels = batch()
@@ -321,6 +323,7 @@ def test_encode_says_what_is_wrong(images, words):
         (dict(pairs="both"), ValueError, "pairs must be one of"),
         (dict(ranking="soft"), ValueError, "ranking must be one of"),
         (dict(temperature=0.0), ValueError, "temperature must be above 0"),
+        (dict(bits=1), ValueError, "only 2 codes for its centres; or take more bits"),
         (dict(cooperative=1), TypeError, "cooperative must be bool"),
         (dict(langevin_setps=3), TypeError, "unknown option 'langevin_setps'"),
         (dict(class_names=("a",)), ValueError, "class_names must be 3 names"),

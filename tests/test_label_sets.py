@@ -117,19 +117,21 @@ def test_triplets_of_images_that_share_a_label():
 
 def test_quantisation_of_several_labels_leaves_the_means_of_bits_alone():
     """A pull of all images to one sign made all codes the same before labels were told apart."""
-    c = tiny(hash_weight=0.0, quantization_weight=1.0).config
+    model = tiny(ranking="triplet", hash_weight=0.0, quantization_weight=1.0)
     hot = F.one_hot(torch.arange(8) % 3, 3).float()
     h = 0.3 + 0.1 * torch.randn(8, 9, generator=torch.Generator().manual_seed(0))
     h.requires_grad_()
-    (grad,) = torch.autograd.grad(real_hash_loss(c, h, hot), h)
+    (grad,) = torch.autograd.grad(real_hash_loss(model, h, hot), h)
     assert grad.mean(0).abs().max() < 1e-6 < grad.abs().max()
-    (plain,) = torch.autograd.grad(real_hash_loss(c, h, hot.argmax(1)), h)
+    (plain,) = torch.autograd.grad(real_hash_loss(model, h, hot.argmax(1)), h)
     assert plain.mean(0).abs().min() > 0.1
     settled = torch.tensor([[1.0, -1], [-1, 1]]).repeat(4, 1)
-    assert float(real_hash_loss(c, settled, hot)) == 0
+    assert float(real_hash_loss(model, settled, hot)) == 0
 
 
-@pytest.mark.parametrize("options", [{"ranking": "contrastive"}, {"replay": 0.5}])
+@pytest.mark.parametrize(
+    "options", [{"ranking": "contrastive"}, {"ranking": "central"}, {"replay": 0.5}]
+)
 def test_later_options_take_sets_of_labels(options):
     images, labels = squares(24)
     model = tiny(classes=4, **options)

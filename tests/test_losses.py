@@ -94,6 +94,42 @@ def test_supervised_contrastive_loss_is_its_formula(multi_hot, temperature):
     )
 
 
+@pytest.mark.parametrize("multi_hot", [False, True])
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+def test_central_contrastive_loss_is_its_formula(multi_hot, temperature):
+    source = torch.Generator().manual_seed(4)
+    outputs = torch.tanh(torch.randn(7, 6, generator=source, dtype=torch.float64)).requires_grad_()
+    centers = losses.hash_centers(4, 6, seed=1)
+    if multi_hot:  # the last has no label: no anchor, and no positive of any
+        labels = torch.tensor([[1, 0, 0, 0], [0, 1, 1, 0], [0, 0, 1, 0], [1, 1, 0, 0], [0, 0, 0, 1],
+                               [0, 1, 0, 0], [0, 0, 0, 0]])  # fmt: skip
+    else:
+        labels = torch.tensor([0, 1, 1, 2, 0, 1, 3])
+    hot = labels if multi_hot else torch.nn.functional.one_hot(labels, 4)
+    points = [*outputs.detach(), *centers.double()]
+    sets = [set(row.nonzero().flatten().tolist()) for row in hot] + [{c} for c in range(4)]
+    terms = []
+    for i in range(7):
+        logits = [float((points[i] * point).mean()) / temperature for point in points]
+        total = sum(math.exp(logit) for j, logit in enumerate(logits) if j != i)
+        alike = [j for j in range(11) if j != i and sets[j] & sets[i]]
+        assert len(alike) >= len(sets[i])
+        if alike:
+            terms.append(-sum(logits[j] - math.log(total) for j in alike) / len(alike))
+    loss = losses.central_contrastive_loss(outputs, labels, centers, temperature)
+    assert float(loss.detach()) == pytest.approx(sum(terms) / len(terms), rel=1e-9)
+    assert torch.autograd.gradcheck(
+        lambda h: losses.central_contrastive_loss(h, labels, centers, temperature), outputs
+    )
+
+
+def test_central_contrastive_loss_of_images_without_a_label_is_zero():
+    outputs, centers = torch.randn(3, 4, requires_grad=True), losses.hash_centers(2, 4)
+    loss = losses.central_contrastive_loss(outputs, torch.zeros(3, 2), centers, 0.1)
+    loss.backward()
+    assert float(loss.detach()) == 0 and not outputs.grad.any()
+
+
 def test_supervised_contrastive_loss_without_a_positive_is_zero():
     outputs = torch.randn(3, 4, requires_grad=True)
     loss = losses.supervised_contrastive_loss(outputs, torch.arange(3), 0.1)
