@@ -3,14 +3,13 @@
     OMP_NUM_THREADS=1 pytest benchmarks/bench_training.py --benchmark-only
     OMP_NUM_THREADS=1 python benchmarks/bench_training.py        # where the time goes, as a table
 
-    plain            as one writes it from the paper: a chain by autograd, every triplet of the
-                     batch in one tensor, the two objectives one after the other, each image through
-                     the descriptor when it is needed
+    plain            as one writes it from the paper: a chain by autograd, the two objectives one
+                     after the other, each image through the descriptor when it is needed
     plain, one pass  the same with all images in one pass of the descriptor, and one decoding for
                      both objectives
 
 Losses and gradients of all three are first made sure to be equal, on the same draws and without the
-chain's noise.
+chain's noise. Every update is a cooperative one; of the default's (`cooperate_every`) each second is.
 """
 
 from __future__ import annotations
@@ -43,18 +42,19 @@ def base_features(base, x):
     return F.leaky_relu(base.dense(x.flatten(1)), 0.1)
 
 
-def plain_triplets(h, labels, margin):
-    """Mean over the active triplets of a batch: (B, B, B) hinges."""
-    distance = torch.cdist(h, h).square()
-    same = labels[:, None] == labels[None, :]
-    positive = same & ~torch.eye(len(h), dtype=torch.bool, device=h.device)
-    hinge = F.relu(margin + distance[:, :, None] - distance[:, None, :])
-    hinge = hinge * (positive[:, :, None] & ~same[:, None, :])
-    return hinge.sum() / (hinge > 0).sum().clamp_min(1)
+def plain_ranking(h, labels, centers, temperature):
+    """-log softmax of the images of the same class and its centre among all others: (B, B + C)."""
+    points = torch.cat([h, centers])
+    classes = torch.cat([labels, torch.arange(len(centers), device=h.device)])
+    similarity = h @ points.T / h.shape[1] / temperature
+    itself = torch.zeros_like(similarity, dtype=torch.bool).fill_diagonal_(True)
+    log_share = similarity - similarity.masked_fill(itself, -1e9).logsumexp(1, keepdim=True)
+    alike = ((labels[:, None] == classes[None, :]) & ~itself).float()
+    return -((alike * log_share).sum(1) / alike.sum(1)).mean()
 
 
 class Plain:
-    """The update with the default settings of `CoopHashConfig`."""
+    """A cooperative update with the default settings of `CoopHashConfig`."""
 
     def __init__(self, model, optimizers, one_pass):
         self.model, self.optimizers, self.one_pass = model, optimizers, one_pass
@@ -92,12 +92,12 @@ class Plain:
             positive, negative = both[: len(x)], both[len(x) :]
         revised = self.chain(positive, labels)
 
-        images = [x, revised, negative, positive]
+        images = [x, revised, negative]
         if self.one_pass:
-            features = base_features(d.base, torch.cat(images)).chunk(4)
+            features = base_features(d.base, torch.cat(images)).chunk(3)
         else:
             features = [base_features(d.base, image) for image in images]
-        real_f, revised_f, negative_f, positive_f = features
+        real_f, revised_f, negative_f = features
 
         real, synthetic = self.energy(real_f, labels), self.energy(revised_f, labels)
         energy = real.mean() - synthetic.mean()
@@ -142,12 +142,12 @@ class Plain:
                 p.requires_grad_(True)
             taught = c.variational_weight * (shown + c.kl_weight * kl)
 
-        h, near, far = (torch.tanh(d.hash_head(f)) for f in (real_f, positive_f, negative_f))
-        margin = c.margin * c.bits
-        hashing = plain_triplets(h, labels, margin)
+        h, near, far = (torch.tanh(d.hash_head(f)) for f in features)
+        ranking = self.model.centers, c.temperature
+        hashing = plain_ranking(h, labels, *ranking)
         hashing = hashing + c.quantization_weight * c.bits * (h.abs() - 1).square().mean()
         every = torch.cat([h, near, far]), torch.cat([labels, labels, others])
-        hashing = hashing + c.synthetic_weight * plain_triplets(*every, margin)
+        hashing = hashing + c.synthetic_weight * plain_ranking(*every, *ranking)
         category = F.cross_entropy(d.category_head(real_f), labels)
         category = category + c.synthetic_category_weight * (
             F.cross_entropy(d.category_head(revised_f), labels)
@@ -205,7 +205,7 @@ KINDS = ("plain", "plain, one pass")
 
 
 def make(channels, side, **options):
-    return ch.CoopHash(BITS, CLASSES, (channels, side, side), **options)
+    return ch.CoopHash(BITS, CLASSES, (channels, side, side), cooperate_every=1, **options)
 
 
 def gate(channels, side, device):
