@@ -9,7 +9,7 @@
                      both objectives
 
 Losses and gradients of all three are first made sure to be equal, on the same draws and without the
-chain's noise. Every update is a cooperative one; of the default's (`cooperate_every`) each second is.
+chain's noise. Every update is a cooperative one; by default (`cooperate_every`) each second is.
 """
 
 from __future__ import annotations
