@@ -220,7 +220,7 @@ class Update:
 
     def __init__(self, device, channels, side, chain):
         shape = (channels, side, side)
-        self.model = ch.CoopHash(bits=32, classes=10, image_shape=shape).to(device)
+        self.model = ch.CoopHash(32, 10, shape, cooperate_every=1).to(device)
         self.optimizers = coop.CooperativeOptimizers(
             torch.optim.Adam(self.model.descriptor.parameters(), lr=1e-4),
             torch.optim.Adam(self.model.generator.parameters(), lr=1e-4),
