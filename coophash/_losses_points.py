@@ -103,7 +103,7 @@ def csq_loss(
     Raises:
         ValueError: shapes or dtypes that do not fit.
     """
-    _check_centers(outputs, centers)
+    check_centers(outputs, centers)
     check_batch(outputs, labels)
     target = label_centers(labels, centers).to(outputs.dtype)
     central = F.binary_cross_entropy_with_logits(2 * outputs, (target + 1) / 2)
@@ -142,7 +142,7 @@ def orthohash_loss(
     """
     if not scale > 0:
         raise ValueError(f"scale must be above 0, got {scale}")
-    _check_centers(outputs, centers)
+    check_centers(outputs, centers)
     check_batch(outputs, labels, len(centers))
     cosine = F.normalize(outputs, dim=1) @ centers.to(outputs.dtype).T / math.sqrt(centers.shape[1])
     hot = F.one_hot(labels.long(), len(centers)) if labels.dim() == 1 else labels
@@ -245,7 +245,7 @@ def _bernoulli(classes: int, bits: int, seed: int) -> NDArray[np.int8]:
     return chosen
 
 
-def _check_centers(outputs: Tensor, centers: Tensor) -> None:
+def check_centers(outputs: Tensor, centers: Tensor) -> None:
     if (
         not isinstance(centers, Tensor)
         or centers.dim() != 2

@@ -74,7 +74,7 @@ class CoopHashConfig:
             negative counts at once; better where labels are scarce (CIFAR-10, 1,000 labels, plain
             supervision: mAP 0.29 against 0.27). "central": that on soft Hamming distances, with a
             hash centre of each class in it, `losses.central_contrastive_loss`; needs as many codes
-            as classes (on another split 0.328 against 0.318, with 5,000 labels 0.485 against
+            as classes (on another split 0.328 against 0.318, with 5,000 labels 0.481 against
             0.461).
         hash_weight: weight of the ranking loss on real images.
         synthetic_weight: weight of the ranking loss that has synthetic images in it.

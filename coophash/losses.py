@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from coophash._losses_pairs import dpsh_loss, dtsh_loss, hashnet_beta, hashnet_loss, similar
 from coophash._losses_points import (
+    check_centers,
     csq_loss,
     greedyhash_loss,
     hash_centers,
@@ -125,8 +126,8 @@ def central_contrastive_loss(
     The similarity is the mean over the bits of h_k h'_k, which is 1 - 2 d / K for codes at Hamming
     distance d; an output near 0 says that its bit is unsure and has no part in it. The centres
     (those of CSQ, `hash_centers`) stand beside the images of the batch as one positive more of
-    their class and as negatives of the others, so that no two classes can drift to one code: images
-    alone left 1 bit between two of CIFAR-10's. Our reading.
+    their class and as negatives of the others, so that no two classes can drift to one code: cosines
+    of images alone left 1 bit between two of CIFAR-10's. Our reading.
 
     Args:
         outputs: h, (B, K) real, tanh range.
@@ -136,7 +137,11 @@ def central_contrastive_loss(
 
     Returns:
         Mean over the images that have a label; 0 without any.
+
+    Raises:
+        ValueError: centres that are not (C, K) with K that of the outputs, or not floating.
     """
+    check_centers(outputs, centers)
     classes, bits = centers.shape
     everything = torch.cat([outputs, centers.to(outputs.dtype)])
     itself = torch.eye(len(outputs), len(everything), dtype=torch.bool, device=outputs.device)

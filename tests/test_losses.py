@@ -123,6 +123,12 @@ def test_central_contrastive_loss_is_its_formula(multi_hot, temperature):
     )
 
 
+def test_central_contrastive_loss_names_centres_that_do_not_fit():
+    for centers in (losses.hash_centers(3, 5), torch.ones(4), torch.ones(3, 4, dtype=torch.int64)):
+        with pytest.raises(ValueError, match="centers must be"):
+            losses.central_contrastive_loss(torch.randn(3, 4), torch.arange(3), centers, 0.1)
+
+
 def test_central_contrastive_loss_of_images_without_a_label_is_zero():
     outputs, centers = torch.randn(3, 4, requires_grad=True), losses.hash_centers(2, 4)
     loss = losses.central_contrastive_loss(outputs, torch.zeros(3, 2), centers, 0.1)
