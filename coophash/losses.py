@@ -126,8 +126,8 @@ def central_contrastive_loss(
     The similarity is the mean over the bits of h_k h'_k, which is 1 - 2 d / K for codes at Hamming
     distance d; an output near 0 says that its bit is unsure and has no part in it. The centres
     (those of CSQ, `hash_centers`) stand beside the images of the batch as one positive more of
-    their class and as negatives of the others, so that no two classes can drift to one code: cosines
-    of images alone left 1 bit between two of CIFAR-10's. Our reading.
+    their class and as negatives of the others, so that no two classes can drift to one code: with
+    cosines of images alone two of CIFAR-10's came 1 bit apart. Our reading.
 
     Args:
         outputs: h, (B, K) real, tanh range.
