@@ -111,7 +111,9 @@ class CoopHash(ImageHasher):
             if c.spectral_norm:
                 self.descriptor.normalize(c.spectral_norm)
         if c.ranking == "central":
-            self.register_buffer("centers", hash_centers(c.classes, c.bits, seed=seed))
+            # Drawn: of Hadamard's rows, those of few classes repeat their bits, and one is constant.
+            drawn = hash_centers(c.classes, c.bits, method="bernoulli", seed=seed)
+            self.register_buffer("centers", drawn)
         if c.without == "generator" or c.replay:
             images, filled = replay.new_memory(c.classes, c.generator_shape, seed)
             self.register_buffer("replay", images)
