@@ -111,7 +111,7 @@ class CoopHash(ImageHasher):
             if c.spectral_norm:
                 self.descriptor.normalize(c.spectral_norm)
         if c.ranking == "central":
-            # Drawn: of Hadamard's rows, those of few classes repeat their bits, and one is constant.
+            # Drawn: the first rows of Hadamard's matrix repeat their bits, and have constant ones.
             drawn = hash_centers(c.classes, c.bits, method="bernoulli", seed=seed)
             self.register_buffer("centers", drawn)
         if c.without == "generator" or c.replay:
