@@ -246,6 +246,7 @@ def _bernoulli(classes: int, bits: int, seed: int) -> NDArray[np.int8]:
 
 
 def check_centers(outputs: Tensor, centers: Tensor) -> None:
+    """Raise ValueError unless centres are floating and (C, K), with K that of the outputs."""
     if (
         not isinstance(centers, Tensor)
         or centers.dim() != 2

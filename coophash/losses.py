@@ -59,6 +59,14 @@ def _active_mean(hinge: Tensor) -> Tensor:
     return hinge.sum() / (hinge > 0).sum().clamp_min(1)
 
 
+def _contrast(logits: Tensor, positive: Tensor) -> Tensor:
+    """-log softmax of each row's positives, their mean; the mean over the rows that have one."""
+    log_share = torch.log_softmax(logits, 1).masked_fill(~positive, 0)
+    count = positive.sum(1)
+    loss: Tensor = -(log_share.sum(1) / count.clamp_min(1)).sum() / (count > 0).sum().clamp_min(1)
+    return loss
+
+
 def triplet_loss(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Tensor:
     """max(0, margin + ||h - h+||^2 - ||h - h-||^2), mean over the active triplets.
 
@@ -112,10 +120,7 @@ def supervised_contrastive_loss(outputs: Tensor, labels: Tensor, temperature: fl
     itself = torch.eye(len(outputs), dtype=torch.bool, device=outputs.device)
     positive = similar(labels) & ~itself
     logits = (unit @ unit.T / temperature).masked_fill(itself, -torch.inf)
-    log_share = torch.log_softmax(logits, 1).masked_fill(~positive, 0)  # (B, B)
-    count = positive.sum(1)
-    loss: Tensor = -(log_share.sum(1) / count.clamp_min(1)).sum() / (count > 0).sum().clamp_min(1)
-    return loss
+    return _contrast(logits, positive)
 
 
 def central_contrastive_loss(
@@ -148,10 +153,7 @@ def central_contrastive_loss(
     own = F.one_hot(labels.long(), classes) if labels.dim() == 1 else labels
     positive = torch.cat([similar(labels), own > 0], 1) & ~itself
     logits = (outputs @ everything.T / (bits * temperature)).masked_fill(itself, -torch.inf)
-    log_share = torch.log_softmax(logits, 1).masked_fill(~positive, 0)  # (B, B + C)
-    count = positive.sum(1)
-    loss: Tensor = -(log_share.sum(1) / count.clamp_min(1)).sum() / (count > 0).sum().clamp_min(1)
-    return loss
+    return _contrast(logits, positive)
 
 
 def quantization_loss(outputs: Tensor) -> Tensor:
