@@ -111,9 +111,8 @@ class CoopHash(ImageHasher):
             if c.spectral_norm:
                 self.descriptor.normalize(c.spectral_norm)
         if c.ranking == "central":
-            # Drawn: the first rows of Hadamard's matrix repeat their bits, and have constant ones.
-            drawn = hash_centers(c.classes, c.bits, method="bernoulli", seed=seed)
-            self.register_buffer("centers", drawn)
+            far = hash_centers(c.classes, c.bits, method="distinct", seed=seed)
+            self.register_buffer("centers", far)
         if c.without == "generator" or c.replay:
             images, filled = replay.new_memory(c.classes, c.generator_shape, seed)
             self.register_buffer("replay", images)

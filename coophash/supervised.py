@@ -63,8 +63,8 @@ class SupervisedHashConfig:
         continuation_rate: how fast beta grows [hashnet 0.005 an update].
         power: p of the penalty [greedyhash 3].
         scale: of the cosines [orthohash 8].
-        centers: how the codes of the classes are made, "auto", "hadamard" or "bernoulli" [csq and
-            orthohash "auto"]; see `losses.hash_centers`.
+        centers: how the codes of the classes are made, the method of `losses.hash_centers` [csq and
+            orthohash "auto"].
 
     Raises:
         TypeError, ValueError: a setting of the wrong type, out of range or of another method.

@@ -177,6 +177,18 @@ def test_bernoulli_centers_are_far_apart(classes, bits):
 
 
 @pytest.mark.parametrize(
+    "classes, bits, method",
+    [(10, 16, "hadamard"), (9, 16, "hadamard"), (8, 16, "bernoulli"), (10, 32, "bernoulli"),
+     (32, 16, "hadamard"), (33, 16, "bernoulli"), (10, 48, "bernoulli"), (2, 1, "hadamard")],
+)  # fmt: skip
+def test_distinct_centers_repeat_no_bit(classes, bits, method):
+    codes = losses.hash_centers(classes, bits, method="distinct", seed=3)
+    assert torch.equal(codes, losses.hash_centers(classes, bits, method=method, seed=3))
+    if method == "hadamard":
+        assert len(torch.unique(codes, dim=1).T) == bits, "two bits say the same of each class"
+
+
+@pytest.mark.parametrize(
     "settings, words",
     [
         (dict(classes=10, bits=48, method="hadamard"), "no Hadamard centres for 10 classes at 48"),

@@ -202,7 +202,7 @@ def test_every_setting_is_documented():
         (dict(quantization_weight="much"), TypeError, "must be a number, got 'much'"),
         (dict(method="orthohash", scale=0.0), ValueError, "scale"),
         (dict(method="greedyhash", power=0.5), ValueError, "power must be at least 1"),
-        (dict(method="csq", centers="random"), ValueError, "'auto', 'hadamard' or 'bernoulli'"),
+        (dict(method="csq", centers="random"), ValueError, "one of auto, hadamard, bernoulli"),
         (dict(langevin_steps=3), TypeError, "unknown option 'langevin_steps'; SupervisedHash has"),
         (dict(class_names=("a",)), ValueError, "class_names must be 3 names"),
     ],
