@@ -1,7 +1,7 @@
 """Chains as graphs: same numbers as the loop, nothing stale, and the loop where it must be.
 
-On the CPU a tape of recorded ops stands in for CUDA graphs (tape.py); the last tests run the real
-ones where there is a GPU.
+On the CPU a tape of recorded ops stands in for CUDA graphs (tape.py); test_chain_gpu.py runs the
+real ones where there is a GPU.
 """
 
 from __future__ import annotations
@@ -27,33 +27,19 @@ from coophash._chain_device import CudaDevice  # noqa: E402
 from coophash._chain_graph import ChainGraphs  # noqa: E402
 from coophash._reach import Watcher  # noqa: E402
 
-_spec = importlib.util.spec_from_file_location("tape", Path(__file__).with_name("tape.py"))
-tape = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(tape)
+
+def _load(name):
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tape, chains = _load("tape"), _load("chains")
+Descriptor, OPTIONS = chains.Descriptor, chains.OPTIONS
+assert_same, both, inputs, warm = chains.assert_same, chains.both, chains.inputs, chains.warm
 
 GLOBAL_SCALE = 1.0
-OPTIONS = {"steps": 4, "step_size": 0.3, "clamp": (-2.0, 2.0)}
-
-
-class Descriptor(torch.nn.Module):
-    """A class-conditional energy, with what a graph may get wrong."""
-
-    def __init__(self, norm=False, dropout=0.0):
-        super().__init__()
-        torch.manual_seed(0)
-        self.conv = torch.nn.Conv2d(1, 4, 3)
-        self.norm = torch.nn.BatchNorm2d(4) if norm else torch.nn.Identity()
-        self.drop = torch.nn.Dropout(dropout)
-        self.head = torch.nn.Linear(4, 3)
-        self.temperature = 1.0
-        self.calls = 0
-
-    def forward(self, x, labels):
-        features = self.norm(self.conv(x)).tanh().mean((2, 3))
-        energies = self.head(self.drop(features)).gather(1, labels[:, None])[:, 0]
-        return energies * 20 / self.temperature
-
-    energy = forward
 
 
 class Counting:
@@ -79,30 +65,6 @@ def device(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         yield device
-
-
-def inputs(seed=0, batch=5):
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(batch, 1, 8, 8, generator=generator)
-    return x, torch.randint(0, 3, (batch,), generator=generator)
-
-
-def both(energy, x, labels=None, **options):
-    """By the graph and by the loop."""
-    options = OPTIONS | {"return_energies": True} | options
-    return langevin(energy, x, labels, **options), langevin(
-        energy, x, labels, graph=False, **options
-    )
-
-
-def assert_same(pair):
-    for ours, loop in zip(*pair, strict=True):
-        torch.testing.assert_close(ours, loop, rtol=1e-5, atol=1e-5)
-
-
-def warm(energy, x, labels=None, **options):
-    for _ in range(2):
-        langevin(energy, x, labels, **OPTIONS | {"return_energies": True} | options)
 
 
 def test_captured_at_the_second_call_and_replayed_from_then_on(device):
@@ -416,7 +378,7 @@ def refused(device, energy, reason, **options):
     expected = f"step by step instead of as a CUDA graph: .*{reason}"
     with pytest.warns(RuntimeWarning, match=expected) as said:
         warm(energy, *inputs(), **options)
-    assert [Path(warning.filename).name for warning in said] == ["test_chain_graph.py"]
+    assert [Path(warning.filename).name for warning in said] == ["chains.py"]
     for seed in range(3):  # said once, and right
         assert_same(both(energy, *inputs(), seed=seed, **options))
     assert len(device.graphs) == 0
@@ -585,123 +547,3 @@ def test_divergence_is_found_after_a_replay(device):
     with pytest.raises(FloatingPointError, match="before the first step"):
         langevin(energy, x * math.nan, **options, grad_scale=0.1)
     assert "replay" in device.log
-
-
-# --- on a GPU ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def gpu():
-    sampling.clear_graphs()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", RuntimeWarning)
-        yield
-    sampling.clear_graphs()
-
-
-def on_gpu(seed=0, batch=5):
-    return tuple(t.cuda() for t in inputs(seed, batch))
-
-
-def graphs_kept():
-    return sum(len(graphs) for graphs in sampling._graphs.values())
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_gpu_graph_equals_the_loop(gpu, dtype):
-    model = Descriptor().cuda()
-    with torch.autocast("cuda", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-        for call in range(4):
-            x, labels = on_gpu(call)
-            options = {"seed": call, "first_step": call, "step_size": [0.3, 0.2, 0.1, 0.1 * call]}
-            ours, loop = both(model, x, labels, **options)
-            torch.testing.assert_close(ours, loop, rtol=0, atol=1e-5)
-            with torch.no_grad():
-                model.head.weight.mul_(-1.1)
-            torch.clear_autocast_cache()
-    assert graphs_kept() == 1
-
-
-@pytest.mark.gpu
-def test_gpu_graph_equals_the_cpu(gpu):
-    model = Descriptor()
-    expected = langevin(model, *inputs(), **OPTIONS, seed=5)
-    model.cuda()
-    for _ in range(3):
-        ours = langevin(model, *on_gpu(), **OPTIONS, seed=5)
-        torch.testing.assert_close(ours.cpu(), expected, rtol=0, atol=1e-3)
-    assert graphs_kept() == 1
-
-
-@pytest.mark.gpu
-def test_gpu_replaced_parameters(gpu):
-    model = Descriptor().cuda()
-    warm(model, *on_gpu())
-    keep = model.head.weight
-    model.head.weight = torch.nn.Parameter(torch.randn(3, 4, device="cuda") * 3)
-    for seed in range(3):
-        ours, loop = both(model, *on_gpu(), seed=seed)
-        torch.testing.assert_close(ours, loop, rtol=0, atol=1e-5)
-    assert graphs_kept() == 1 and keep is not model.head.weight
-
-
-@pytest.mark.gpu
-def test_gpu_batch_norm_and_dropout(gpu):
-    results = []
-    for graph in (True, False):
-        model = Descriptor(norm=True, dropout=0.5).cuda()
-        torch.manual_seed(1)
-        runs = [langevin(model, *on_gpu(i), **OPTIONS, seed=i, graph=graph) for i in range(4)]
-        results.append([*runs, model.norm.running_mean, model.norm.num_batches_tracked])
-    for ours, loop in zip(*results, strict=True):
-        torch.testing.assert_close(ours, loop, rtol=0, atol=1e-4)
-
-
-@pytest.mark.gpu
-def test_gpu_two_streams_and_an_outer_capture(gpu):
-    model = Descriptor().cuda()
-    warm(model, *on_gpu())
-    expected = [
-        langevin(model, *on_gpu(i), **OPTIONS, return_energies=True, seed=i, graph=False)
-        for i in range(6)
-    ]
-    data = [on_gpu(i) for i in range(6)]
-    torch.cuda.synchronize()
-    streams = [torch.cuda.Stream() for _ in range(2)]
-    found = []
-    for i in range(6):
-        with torch.cuda.stream(streams[i % 2]):
-            found.append(langevin(model, *data[i], **OPTIONS, return_energies=True, seed=i,
-                                  check_finite=False))  # fmt: skip
-    torch.cuda.synchronize()
-    for ours, loop in zip(found, expected, strict=True):
-        torch.testing.assert_close(ours, loop, rtol=0, atol=1e-5)
-    outer = torch.cuda.CUDAGraph()
-    x, labels = data[0]
-    with torch.cuda.graph(outer):
-        captured = langevin(model, x, labels, **OPTIONS, return_energies=True, seed=0)
-    outer.replay()
-    torch.testing.assert_close(captured, expected[0], rtol=0, atol=1e-5)
-
-
-@pytest.mark.gpu
-def test_gpu_what_cannot_be_captured_says_why_and_breaks_nothing():
-    sampling.clear_graphs()
-
-    def waits(x):
-        return x.flatten(1).square().sum(1) * float(x.abs().max() > 0)
-
-    def synchronizes(x):  # not an op, so nothing sees it before the capture, which it breaks
-        torch.cuda.synchronize()
-        return x.flatten(1).square().sum(1) + torch.rand(len(x), device="cuda")
-
-    for energy in (waits, synchronizes):
-        with pytest.warns(RuntimeWarning, match="step by step instead of as a CUDA graph"):
-            for _ in range(2):
-                langevin(energy, on_gpu()[0], **OPTIONS)
-        torch.randn(3, device="cuda")  # the default generator still works
-        langevin(energy, on_gpu()[0], **OPTIONS)
-    model = Descriptor().cuda()
-    warm(model, *on_gpu())
-    assert graphs_kept() == 1

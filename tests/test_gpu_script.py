@@ -40,7 +40,7 @@ def run_script(folder: Path, *options: str, failing: str = "nothing") -> tuple[i
     (folder / "bin").mkdir()
     for name in ("benchmarks/gpu.sh", "benchmarks/bench_signs.py", "benchmarks/bench_mih.py",
                  "benchmarks/bench_cuda_search.py", "tests/test_cuda_gpu.py",
-                 "tests/test_codes.py", "tests/test_chain_graph.py"):  # fmt: skip
+                 "tests/test_codes.py", "tests/test_chain_gpu.py"):  # fmt: skip
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     calls = folder / "calls"
@@ -76,7 +76,7 @@ def test_everything_is_run(tmp_path):
     assert calls[0].startswith("python archs=90 path= -m pip install")
     tests, benches = (next(c for c in calls if part in c) for part in ("junitxml", "-json="))
     assert f"path={tmp_path}/build/gpu" in tests
-    assert "test_cuda_gpu.py" in tests and "test_chain_graph.py" in tests
+    assert "test_cuda_gpu.py" in tests and "test_chain_gpu.py" in tests
     assert "test_codes.py" not in tests and "bench_mih.py" not in benches
     assert "bench_cuda_search.py" in benches and "bench_signs.py" in benches
     assert "--benchmark-json=benchmarks/results/NVIDIA_H200.json" in benches
@@ -89,7 +89,7 @@ def test_everything_is_run(tmp_path):
 def test_a_part_is_run_and_a_failure_is_not_forgotten(tmp_path):
     status, _, calls = run_script(tmp_path, "search", failing="junitxml")
     assert status == 7
-    assert not [c for c in calls if "bench_signs" in c or "test_chain_graph" in c]
+    assert not [c for c in calls if "bench_signs" in c or "test_chain_gpu" in c]
     assert "table.py" in calls[-1]  # what comes after it is run all the same
 
 
