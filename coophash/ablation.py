@@ -31,6 +31,7 @@ from coophash import losses, replay
 from coophash.coop import CoopHash
 from coophash.coop_terms import (
     Augment,
+    UpdateLoss,
     category_loss,
     energy_terms,
     other_classes,
@@ -39,7 +40,8 @@ from coophash.coop_terms import (
     shared_features,
     synthetic_category_loss,
     synthetic_hash_loss,
-    variational_loss,
+    teach,
+    with_pair_noise,
 )
 
 RESTART = 0.05  # share of the chains that begin anew at each update, as in JEM
@@ -48,7 +50,7 @@ RESTART = 0.05  # share of the chains that begin anew at each update, as in JEM
 def observed_loss(
     model: CoopHash, x: Tensor, labels: Tensor, seed: int, update: int,
     augment: Augment | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
+) -> UpdateLoss:  # fmt: skip
     """What real images alone teach: hash and category head, and the variational part if it may."""
     c, descriptor = model.config, model.descriptor
     from_data = c.observed_share > 0 or c.without in ("energy", "langevin")
@@ -56,6 +58,7 @@ def observed_loss(
     features = descriptor.base(x if augment is None else augment(x, 0))
     loss = real_hash_loss(model, torch.tanh(descriptor.hash_head(features)), labels)
     watched = {"hash": loss}
+    reteach = None
     if c.without != "category":
         category = category_loss(descriptor.category_head(features), labels)
         watched["category"] = c.category_weight * category
@@ -64,15 +67,15 @@ def observed_loss(
         source = random_source(x.device, seed, update)
         low = model.reduced(x)
         low_f = features if augment is None and low is x else descriptor.base(low)
-        taught, terms = variational_loss(model, [(low, low_f, 1.0)], labels, source)
+        taught, terms, reteach = teach(model, [(low, low_f, 1.0)], labels, source)
         loss, watched = loss + taught, watched | terms
-    return loss, {name: value.detach() for name, value in watched.items()}
+    return UpdateLoss(loss, {name: value.detach() for name, value in watched.items()}, reteach)
 
 
 def ablated_loss(
     model: CoopHash, x: Tensor, labels: Tensor, seed: int, update: int,
     augment: Augment | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
+) -> UpdateLoss:  # fmt: skip
     """The loss of one update without `model.config.without`; with "" that of the whole method.
 
     Args:
@@ -80,7 +83,8 @@ def ablated_loss(
         seed, update: of all draws.
 
     Returns:
-        The loss, a scalar, and what to watch: 0-d tensors, without what is not there.
+        The loss, a scalar; what to watch, 0-d tensors, without what is not there; and what
+        `update_order` asks for.
     """
     c, descriptor, without = model.config, model.descriptor, model.config.without
     source = random_source(x.device, seed, update)
@@ -90,15 +94,18 @@ def ablated_loss(
         positive, negative, moved = chained_pair(model, labels, others, source, seed, update)
         revised = positive
     else:
-        pair = model._pair(labels, others, latent)
-        positive, negative, revised = pair.positive, pair.negative, pair.positive
+        pair = model._pair(labels, others, latent, c.pair_gradient)
+        positive, negative = pair.positive, pair.negative
+        revised = positive.detach() if c.pair_gradient else positive
         moved = x.new_zeros(())
         if without not in ("energy", "langevin"):
-            revised, moved = model._chain(positive, labels, source, seed, update)
+            revised, moved = model._chain(revised, labels, source, seed, update)
+    positive, negative = with_pair_noise(model, positive, negative, source)
 
     f = shared_features(model, x, positive, revised, negative, augment)
     total = x.new_zeros(())
     watched: dict[str, Tensor] = {}
+    reteach = None
 
     if without != "energy":
         energy = energy_terms(model, f.low, revised, f.real, f.revised, labels, source)
@@ -113,7 +120,7 @@ def ablated_loss(
         watched["reconstruction"] = taught
     elif without != "generator":
         share = 1.0 if without in ("energy", "langevin") else c.observed_share
-        taught, terms = variational_loss(
+        taught, terms, reteach = teach(
             model, [(revised, f.revised, 1 - share), (f.low, f.real, share)], labels, source
         )
         total = total + taught
@@ -136,7 +143,7 @@ def ablated_loss(
             )
         total = total + category
         watched["category"] = category
-    return total, {name: value.detach() for name, value in watched.items()}
+    return UpdateLoss(total, {name: value.detach() for name, value in watched.items()}, reteach)
 
 
 @torch.no_grad()

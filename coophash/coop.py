@@ -24,15 +24,18 @@ from coophash.backbone import reduce
 from coophash.coop_config import CoopHashConfig
 from coophash.coop_terms import (
     Augment,
+    UpdateLoss,
     category_loss,
     energy_terms,
     other_classes,
     random_source,
     real_hash_loss,
+    scale_gradient,
     shared_features,
     synthetic_category_loss,
     synthetic_hash_loss,
-    variational_loss,
+    teach,
+    with_pair_noise,
 )
 from coophash.descriptor import Descriptor
 from coophash.hasher import ImageHasher, check_class_names, check_options
@@ -168,9 +171,14 @@ class CoopHash(ImageHasher):
             raise ValueError("negative_labels must differ from labels in every place")
         return self._pair(labels, negative_labels, latent)
 
-    def _pair(self, labels: Tensor, negative_labels: Tensor, latent: Tensor) -> ContrastivePair:
-        with torch.no_grad():
+    def _pair(
+        self, labels: Tensor, negative_labels: Tensor, latent: Tensor, gradient: float = 0.0
+    ) -> ContrastivePair:
+        """The pair, through which the generator has `gradient` times the gradient."""
+        with torch.set_grad_enabled(gradient > 0):
             both = self.generator(torch.cat([labels, negative_labels]), latent.repeat(2, 1))
+        if gradient:
+            both = scale_gradient(both, gradient)
         positive, negative = both.chunk(2)
         return ContrastivePair(positive, negative, labels, negative_labels, latent)
 
@@ -321,24 +329,28 @@ def cooperative_step(
     if model.config.spectral_norm:
         spectral.advance(model.descriptor)
     loss_function = _loss_function(model.config, update)
-    loss, watched = loss_function(model, images, labels, seed, update, augment)
+    loss, watched, reteach = loss_function(model, images, labels, seed, update, augment)
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     watched["gradient_norm"] = nn.utils.clip_grad_norm_(
         model.descriptor.parameters(), model.config.gradient_clip
     )
+    if reteach is not None:
+        optimizers.descriptor.step()
+        taught = [p for p in model.generator.parameters() if p.grad is not None]
+        optimizers.generator.zero_grad(set_to_none=True)
+        reteach().backward(inputs=taught)  # type: ignore[no-untyped-call]
     grads = [p.grad for p in model.generator.parameters() if p.grad is not None]
     if grads:
         watched["generator_gradient_norm"] = nn.utils.get_total_norm(grads)
-    for optimizer in optimizers:
-        optimizer.step()
+    if reteach is None:
+        optimizers.descriptor.step()
+    optimizers.generator.step()
     return watched
 
 
-def _loss_function(
-    c: CoopHashConfig, update: int
-) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
+def _loss_function(c: CoopHashConfig, update: int) -> Callable[..., UpdateLoss]:
     from coophash import ablation  # it is made of the parts defined here
 
     if not c.cooperative or update % c.cooperate_every:
@@ -349,24 +361,26 @@ def _loss_function(
 def _cooperative_loss(
     model: CoopHash, x: Tensor, labels: Tensor, seed: int, update: int,
     augment: Augment | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
+) -> UpdateLoss:  # fmt: skip
     c, descriptor, batch = model.config, model.descriptor, len(x)
     source = random_source(x.device, seed, update)
 
     # Eq. 1, 5: the pair shares z; its first image also starts the chain.
     latent = torch.randn(batch, c.latent_dim, generator=source, device=x.device)
-    pair = model._pair(labels, other_classes(labels, c.classes, source), latent)
+    others = other_classes(labels, c.classes, source)
+    pair = model._pair(labels, others, latent, c.pair_gradient)
     # Eq. 6. The chain is detached: no gradient reaches the generator through it.
-    revised, moved = model._chain(pair.positive, labels, source, seed, update)
+    revised, moved = model._chain(pair.positive.detach(), labels, source, seed, update)
+    positive, negative = with_pair_noise(model, pair.positive, pair.negative, source)
 
     # One pass of the shared base serves every head.
-    f = shared_features(model, x, pair.positive, revised, pair.negative, augment)
+    f = shared_features(model, x, positive, revised, negative, augment)
 
     # Eq. 4: energies of observed images go down, of the chain's samples up.
     energy = energy_terms(model, f.low, revised, f.real, f.revised, labels, source)
 
     # Eq. 2 and the variational loss, on the chain's samples and, for a share, on observed images.
-    taught, terms = variational_loss(
+    taught, terms, reteach = teach(
         model,
         [(revised, f.revised, 1 - c.observed_share), (f.low, f.real, c.observed_share)],
         labels,
@@ -378,7 +392,6 @@ def _cooperative_loss(
     hash_loss = real_hash_loss(model, real_h, labels)
     category = c.category_weight * category_loss(descriptor.category_head(f.hashed), labels)
     if update >= c.synthetic_from:
-        others = pair.negative_labels
         hash_loss = hash_loss + synthetic_hash_loss(
             model, real_h, f.near, f.negative, labels, others
         )
@@ -392,4 +405,4 @@ def _cooperative_loss(
         "category": category,
     }
     loss = energy.loss + hash_loss + category + taught
-    return loss, {name: value.detach() for name, value in watched.items()}
+    return UpdateLoss(loss, {name: value.detach() for name, value in watched.items()}, reteach)

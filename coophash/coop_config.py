@@ -85,6 +85,10 @@ class CoopHashConfig:
             loss: earlier ones are noise.
         pairs: "generated" (x+ and x- as the generator made them, which the paper's figure hints at)
             or "revised" (x~ in place of x+: more varied).
+        pair_noise: sigma of the noise of Eq. 1, one draw for both images of a pair, as hash and
+            category head see them; the chain starts without it, as in Eq. 5.
+        pair_gradient: weight with which hash and category loss teach the generator too, through x-
+            and, with generated pairs, x+. The paper's figure and Eq. 2 suggest 0.
         margin: of the triplets, in squared distance per bit.
         temperature: of the contrastive forms, on similarities from -1 to 1.
         quantization_weight: weight of K mean((|h| - 1)^2) on real images. Small: at a learning rate
@@ -105,6 +109,9 @@ class CoopHashConfig:
             often. The reconstruction is a sum over pixels: fewer pixels want a smaller one.
         centre_latent: take each class's mean away from the inferred latents, so that z~ cannot
             carry the class and the generator has to use its label.
+        update_order: "together": both networks learn from one pass, at the weights before it.
+            "descriptor first": Eq. 2 is computed again with the descriptor just updated, of the
+            same x~ and draws, as in the released cooperative networks; one more pass of the base.
         gradient_clip: largest norm of the descriptor's gradient.
     """
 
@@ -139,6 +146,8 @@ class CoopHashConfig:
     synthetic_triplets: str = "all"
     synthetic_from: int = 100
     pairs: str = "revised"
+    pair_noise: float = later(0.0)
+    pair_gradient: float = later(0.0)
     margin: float = 0.5
     temperature: float = 0.25
     quantization_weight: float = 0.001
@@ -148,6 +157,7 @@ class CoopHashConfig:
     observed_share: float = 0.5
     kl_weight: float = 2.0
     centre_latent: bool = True
+    update_order: str = later("together")
     gradient_clip: float = 5.0
 
     def __post_init__(self) -> None:
@@ -185,9 +195,21 @@ class CoopHashConfig:
             "generator_channels",
         ):
             check_range(name, getattr(self, name), 1, None)
+        if self.pair_gradient and self.without == "generator":
+            raise ValueError(
+                f"pair_gradient must be 0 without the generator, got {self.pair_gradient}: it has "
+                "nothing to teach"
+            )
+        if self.pair_gradient and self.update_order != "together":
+            raise ValueError(
+                f'update_order must be "together" with a pair_gradient, got {self.update_order!r}: '
+                "what hash and category loss teach the generator is of the pass before its update"
+            )
         for name in (
             "langevin_steps",
             "langevin_noise",
+            "pair_noise",
+            "pair_gradient",
             "synthetic_from",
             "margin",
             "energy_rate",
@@ -202,6 +224,7 @@ class CoopHashConfig:
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
         for name, choices in (("pairs", ("generated", "revised")),
+                              ("update_order", ("together", "descriptor first")),
                               ("ranking", ("triplet", "contrastive", "central")),
                               ("synthetic_triplets", ("all", "pair")),
                               ("spectral_norm", ("", "base", "energy_head", "both")),

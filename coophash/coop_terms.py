@@ -78,6 +78,17 @@ def shared_features(
     return Features(low, real_f, revised_f, hashed_f, near_f, negative_f, named_f)
 
 
+def with_pair_noise(
+    model: CoopHash, positive: Tensor, negative: Tensor, source: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """x+ and x- with the eps of Eq. 1 added, `pair_noise` N(0, I), the same for both."""
+    sigma = model.config.pair_noise
+    if not sigma:
+        return positive, negative
+    eps = sigma * torch.randn(positive.shape, generator=source, device=positive.device)
+    return positive + eps, negative + eps
+
+
 def ranking_loss(model: CoopHash, h: Tensor, labels: Tensor) -> Tensor:
     """The hash head's ranking loss over a batch: h (B, bits) tanh outputs."""
     c = model.config
@@ -99,6 +110,36 @@ def real_hash_loss(model: CoopHash, h: Tensor, labels: Tensor) -> Tensor:
     return loss
 
 
+class UpdateLoss(NamedTuple):
+    """What one update learns from."""
+
+    loss: Tensor  # a scalar
+    watched: dict[str, Tensor]  # 0-d, detached
+    reteach: Callable[[], Tensor] | None  # the generator's loss with the descriptor as it then is
+
+
+def teach(
+    model: CoopHash,
+    parts: list[tuple[Tensor, Tensor, float]],
+    labels: Tensor,
+    source: torch.Generator,
+) -> tuple[Tensor, dict[str, Tensor], Callable[[], Tensor] | None]:
+    """`variational_loss`, and itself again with the same draws where `update_order` wants it."""
+    state = None if model.config.update_order == "together" else source.get_state()
+    loss, terms = variational_loss(model, parts, labels, source)
+    if state is None:
+        return loss, terms, None
+
+    def reteach() -> Tensor:
+        repeated = torch.Generator(source.device)
+        repeated.set_state(state)
+        with torch.no_grad():
+            anew = [(images, model.descriptor.base(images), w) for images, _, w in parts]
+        return variational_loss(model, anew, labels, repeated)[0]
+
+    return loss, terms, reteach
+
+
 def variational_loss(
     model: CoopHash,
     parts: list[tuple[Tensor, Tensor, float]],
@@ -109,7 +150,7 @@ def variational_loss(
 
     z~ comes from the inference head, not from the z that started the chain. The generator learns
     from the reconstruction with weight 1, the descriptor with `variational_weight`:
-    `_scale_gradient` keeps them apart in one backward pass.
+    `scale_gradient` keeps them apart in one backward pass.
 
     parts: (images (B, C, H, W), their features (B, features), weight) each, all under `labels`.
     """
@@ -121,7 +162,7 @@ def variational_loss(
         means = [centre_by_class(mean, labels, c.classes) for mean in means]
     mean, log_std = torch.cat(means), torch.cat([s for _, s in moments])
     noise = torch.randn(mean.shape, generator=source, device=mean.device)
-    inferred = _scale_gradient(mean + log_std.exp() * noise, c.variational_weight)
+    inferred = scale_gradient(mean + log_std.exp() * noise, c.variational_weight)
     decoded = model.generator(torch.cat([labels] * len(parts)), inferred).split(len(labels))
     reconstruction, kl = mean.new_zeros(()), mean.new_zeros(())
     for (images, _, weight), image, part_mean, (_, part_log_std) in zip(
@@ -229,7 +270,8 @@ class _ScaleGradient(torch.autograd.Function):
         return grad * ctx.scale, None
 
 
-def _scale_gradient(x: Tensor, scale: float) -> Tensor:
+def scale_gradient(x: Tensor, scale: float) -> Tensor:
+    """x, whose gradient is multiplied by `scale` on its way back."""
     result: Tensor = _ScaleGradient.apply(x, scale)  # type: ignore[no-untyped-call]
     return result
 

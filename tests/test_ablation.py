@@ -42,7 +42,7 @@ def test_without_nothing_it_is_the_whole_method(pairs, triplets, augment):
     found = {}
     for name, loss in (("whole", cooperative_loss), ("here", ablated_loss)):
         model = tiny(pairs=pairs, synthetic_triplets=triplets)
-        value, watched = loss(model, *batch(), 3, 7, augment)
+        value, watched, _ = loss(model, *batch(), 3, 7, augment)
         value.backward()
         grads = torch.cat([p.grad.flatten() for p in model.parameters()])
         found[name] = value.detach(), grads, watched
@@ -109,7 +109,7 @@ def test_without_the_inference_head_the_known_latent_teaches():
     source = random_source(x.device, 4, 2)
     latent = torch.randn(9, 5, generator=source)
     start = model.contrastive_pair(labels, (labels + 1) % 3, latent).positive
-    _, watched = ablated_loss(model, x, labels, 4, 2)
+    _, watched, _ = ablated_loss(model, x, labels, 4, 2)
     other = (labels + torch.randint(1, 3, (9,), generator=source)) % 3
     start = model._pair(labels, other, latent).positive
     revised = model.revise(start, labels, 4, first_step=2 * 2)

@@ -87,7 +87,7 @@ def test_the_generator_learns_from_the_reconstruction_alone():
     grads = {}
     for weight in (1.0, 0.01):
         model = tiny(variational_weight=weight)
-        loss, _ = cooperative_loss(model, images, labels, 0, 0)
+        loss, *_ = cooperative_loss(model, images, labels, 0, 0)
         loss.backward()
         grads[weight] = (
             [p.grad.clone() for p in model.generator.parameters()],
@@ -98,7 +98,7 @@ def test_the_generator_learns_from_the_reconstruction_alone():
     torch.testing.assert_close(grads[1.0][1] * 0.01, grads[0.01][1], rtol=1e-4, atol=1e-8)
 
     model = tiny(energy_weight=0.0, hash_weight=0.0, category_weight=0.0)
-    loss, _ = cooperative_loss(model, images, labels, 0, 0)
+    loss, *_ = cooperative_loss(model, images, labels, 0, 0)
     loss.backward()
     for parameter, expected in zip(model.generator.parameters(), grads[1.0][0], strict=True):
         torch.testing.assert_close(parameter.grad, expected)
@@ -159,7 +159,7 @@ def test_augmentation_reaches_hash_and_category_head_alone(pairs):
     found = {}
     for name, augment in (("as it is", None), ("same", lambda x, draw: x), ("mirrored", mirror)):
         model = tiny(pairs=pairs, synthetic_from=0)
-        loss, watched = cooperative_loss(model, images, labels, 0, 0, augment)
+        loss, watched, _ = cooperative_loss(model, images, labels, 0, 0, augment)
         loss.backward()
         heads = [model.descriptor.energy_head, model.descriptor.inference_head, model.generator]
         grads = [[p.grad for p in head.parameters()] for head in heads]
@@ -239,7 +239,7 @@ def test_gradient_norms_are_watched():
     """Of the whole gradients, by hand; the descriptor's before it is clipped."""
     images, labels = batch()
     model = tiny(gradient_clip=1e-3)
-    loss, _ = cooperative_loss(model, images, labels, 0, 0)
+    loss, *_ = cooperative_loss(model, images, labels, 0, 0)
     loss.backward()
     expected = [
         torch.cat([p.grad.flatten() for p in part.parameters() if p.grad is not None]).norm()
@@ -377,3 +377,99 @@ def test_random_source_and_other_classes():
     others = other_classes(labels, 5, random_source(torch.device("cpu"), 0, 0))
     counts = torch.bincount(others[labels == 2], minlength=5)
     assert counts[2] == 0 and (counts[[0, 1, 3, 4]] > 60).all()
+
+
+def generator_gradients(model, augment=None, **batch_options):
+    images, labels = batch(**batch_options)
+    cooperative_loss(model, images, labels, 0, 0, augment).loss.backward()
+    return [p.grad for p in model.generator.parameters()]
+
+
+@pytest.mark.parametrize("pairs", ["revised", "generated"])
+def test_hash_and_category_loss_teach_the_generator_by_pair_gradient(pairs):
+    from coophash.augmentation import shift_and_flip
+
+    def augment(images, draw):
+        return shift_and_flip(images, 1, True, 0, 0, draw)
+
+    found = {
+        weight: generator_gradients(tiny(pair_gradient=weight, pairs=pairs), augment)
+        for weight in (0.0, 1.0, 3.0)
+    }
+    for none, one, three in zip(*found.values(), strict=True):
+        torch.testing.assert_close(3 * (one - none), three - none, rtol=1e-3, atol=2e-5)
+    assert any((a - b).abs().max() > 1e-4 for a, b in zip(found[0.0], found[1.0], strict=True))
+
+
+def test_pair_gradient_is_that_of_the_synthetic_losses():
+    """By hand: what the cross-entropy of x- under c- gives, beside the gradient of Eq. 2."""
+    images, labels = batch()
+    model = tiny(
+        pair_gradient=0.5, energy_weight=0.0, hash_weight=0.0, category_weight=0.0,
+        synthetic_weight=0.0, quantization_weight=0.0,
+    )  # fmt: skip
+    plain = generator_gradients(tiny(
+        energy_weight=0.0, hash_weight=0.0, category_weight=0.0, synthetic_weight=0.0,
+        quantization_weight=0.0,
+    ))  # fmt: skip
+    ours = generator_gradients(model)
+    source = random_source(images.device, 0, 0)
+    latent = torch.randn(6, 5, generator=source)
+    others = other_classes(labels, 3, source)
+    again = tiny()
+    made = again.generator(torch.cat([labels, others]), latent.repeat(2, 1))[6:]
+    logits = again.descriptor.category_head(again.descriptor.base(made))
+    (0.5 * torch.nn.functional.cross_entropy(logits, others)).backward()
+    for a, b, parameter in zip(ours, plain, again.generator.parameters(), strict=True):
+        torch.testing.assert_close(a - b, parameter.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_pair_noise_is_one_draw_for_both_images(monkeypatch):
+    import coophash.coop as module
+
+    seen, original = {}, module.shared_features
+
+    def watching(model, x, positive, revised, negative, augment):
+        seen[model.config.pair_noise] = positive, negative, revised
+        return original(model, x, positive, revised, negative, augment)
+
+    monkeypatch.setattr(module, "shared_features", watching)
+    for sigma in (0.0, 0.3):
+        cooperative_loss(tiny(pair_noise=sigma), *batch(), 0, 0)
+    added = [noisy - clean for noisy, clean in zip(seen[0.3][:2], seen[0.0][:2], strict=True)]
+    torch.testing.assert_close(added[0], added[1], atol=1e-6, rtol=0)
+    assert 0.25 < added[0].std() < 0.35
+    assert torch.equal(seen[0.3][2], seen[0.0][2])  # the chain starts without it
+
+
+def weights_after(order, descriptor_rate, update=0, **options):
+    model = tiny(update_order=order, **options)
+    chosen = CooperativeOptimizers(
+        torch.optim.SGD(model.descriptor.parameters(), descriptor_rate),
+        torch.optim.SGD(model.generator.parameters(), 1e-2),
+    )
+    cooperative_step(model, *batch(), chosen, 0, update)
+    return [
+        [p.detach().clone() for p in m.parameters()] for m in (model.descriptor, model.generator)
+    ]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"cooperate_every": 2, "update": 1}, {"without": "energy"}]
+)
+def test_the_descriptor_may_be_updated_first(options):
+    """Its own update is the same; the generator's differs by what it changed, and by no more."""
+    together, first = (weights_after(o, 1e-1, **options) for o in ("together", "descriptor first"))
+    for a, b in zip(together[0], first[0], strict=True):
+        assert torch.equal(a, b)
+    assert any((a - b).abs().max() > 1e-6 for a, b in zip(together[1], first[1], strict=True))
+    still = [weights_after(o, 0.0, **options)[1] for o in ("together", "descriptor first")]
+    for a, b in zip(*still, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_pair_options_that_do_not_go_together():
+    with pytest.raises(ValueError, match='update_order must be "together" with a pair_gradient'):
+        tiny(pair_gradient=1.0, update_order="descriptor first")
+    with pytest.raises(ValueError, match="pair_gradient must be 0 without the generator"):
+        tiny(pair_gradient=1.0, without="generator")

@@ -99,7 +99,7 @@ def test_the_loss_here_and_in_the_ablation_are_one_formula(several):
     for loss in (cooperative_loss, ablated_loss):
         model = tiny(**options)
         for update in (3, 4):  # the second goes on from the first
-            value, watched = loss(model, x, labels, 3, update)
+            value, watched, _ = loss(model, x, labels, 3, update)
         found.append((value.detach(), watched, model.replay))
     torch.testing.assert_close(found[0][0], found[1][0])
     torch.testing.assert_close(found[0][2], found[1][2])
