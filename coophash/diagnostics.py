@@ -132,7 +132,7 @@ def generator_report(
     """
     c = model.config
     check_integer("samples", samples, 2)
-    if not c.cooperative or c.without == "generator":
+    if not has_generator(model):
         raise ValueError("this model is without a generator: there is nothing to report")
     if model.multi_label or getattr(classifier, "multi_label", False):
         raise ValueError("generator_report is for models of one label an image")
@@ -161,6 +161,12 @@ def generator_report(
             model, classifier, (real, classes), chosen, scored, (known, training is None),
             len(known_classes), samples, seed,
         )  # fmt: skip
+
+
+def has_generator(model: Any) -> bool:
+    """Whether a model is a `CoopHash` with a generator that is trained."""
+    c = getattr(model, "config", None)
+    return bool(getattr(c, "cooperative", False)) and getattr(c, "without", "") != "generator"
 
 
 def real_classifier(

@@ -1,6 +1,6 @@
 """What a recipe's `evaluate` adds to the score by its protocol.
 
-    evaluate = ["retrieval", "corruption", "recovery", "unseen", "collection"]   # before any table
+    evaluate = ["retrieval", "corruption", "recovery", "unseen", "collection", "generator"]
 
     retrieval    the protocol's own score; always there
     corruption   `evaluate_corruptions`: every kind at every strength
@@ -10,6 +10,10 @@
     collection   `evaluate_collections` with the images of the table `[other]`, of which a part
                  drawn by the seed asks (a quarter, at most as many as the protocol's queries) and
                  the rest is searched
+    generator    `generator_report` of the queries, of methods that have a generator; the classifier
+                 has learned from images of the database, which are real
+
+The line stands before any table.
 
 The whole records go into a run's `record.json` as `evaluations`, their summaries into its scores,
 where `coophash recipe table --metric NAME` finds them:
@@ -24,6 +28,11 @@ where `coophash recipe table --metric NAME` finds them:
     other_database_map                   home queries in the other collection's database
     other_map                            queries and database of the other collection
     collection_loss                      mean of the first two's losses beside home
+    generator_accuracy                   share of x+ that the classifier puts into their class
+    generator_revised_accuracy           the same of x~; generator_real_accuracy of the queries
+    generator_diversity                  distance within a class, x+ over real
+    generator_revised_diversity          the same of x~
+    generator_coverage                   share of the classes that x+ does not miss
 """
 
 from __future__ import annotations
@@ -33,6 +42,7 @@ from typing import Any
 import numpy as np
 
 from coophash.data import ImageSet
+from coophash.diagnostics import generator_report, real_classifier
 from coophash.evaluation import (
     RetrievalScores,
     choose_unseen,
@@ -43,7 +53,8 @@ from coophash.evaluation import (
 )
 from coophash.hasher import ImageHasher
 
-EVALUATIONS = ("retrieval", "corruption", "recovery", "unseen", "collection")
+EVALUATIONS = ("retrieval", "corruption", "recovery", "unseen", "collection", "generator")
+CLASSIFIER_IMAGES, CLASSIFIER_UPDATES = 20_000, 1200
 Found = tuple[dict[str, Any], dict[str, float]]  # the whole record, and its summary
 
 
@@ -120,6 +131,40 @@ def collection(
     parts = ("other_queries", "other_database", "other")
     summary = {f"{part}_map": getattr(found, part).mean_average_precision for part in parts}
     return found.as_dict(), {**summary, "collection_loss": found.loss}
+
+
+def generator(
+    model: Any, train: ImageSet, queries: ImageSet, database: ImageSet, seed: int
+) -> Found:  # fmt: skip
+    """What generator and chain make, judged by a network that has seen real images alone."""
+    drawn = np.random.RandomState(seed).permutation(len(database))[:CLASSIFIER_IMAGES]
+    known = database.subset(np.sort(drawn))
+    classifier = real_classifier(
+        known.images, known.labels, known.classes, updates=CLASSIFIER_UPDATES, seed=seed
+    )
+    found = generator_report(model, queries, classifier=classifier, training=train, seed=seed)
+    return found.as_dict(), {
+        "generator_accuracy": found.accuracy,
+        "generator_revised_accuracy": found.accuracy_revised,
+        "generator_real_accuracy": found.accuracy_real,
+        "generator_diversity": found.diversity,
+        "generator_revised_diversity": found.diversity_revised,
+        "generator_coverage": found.coverage,
+    }
+
+
+def check_generator(images: ImageSet) -> None:
+    """There can be a classifier for the generator's images.
+
+    Raises:
+        ValueError: images too large for the small network that judges them.
+    """
+    side = max(images.image_shape[1:])
+    if side > 64:
+        raise ValueError(
+            f'"generator" in evaluate is for images of at most 64 pixels, got {side}: leave it out '
+            "and give coophash.generator_report a classifier of yours"
+        )
 
 
 def check_collection(images: ImageSet, other: ImageSet | None) -> None:

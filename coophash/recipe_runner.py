@@ -25,6 +25,7 @@ import torch
 from coophash import recipe_evaluation
 from coophash.checkpoints import CHECKPOINT_FILE, write_atomically
 from coophash.data import ImageSet
+from coophash.diagnostics import has_generator
 from coophash.environment import commit, machine, versions
 from coophash.evaluation import without_classes
 from coophash.hasher import ImageHasher, settings_of
@@ -174,6 +175,12 @@ def _run(
         found = recipe_evaluation.collection(model, queries, database, other, run.seed)
         evaluations["collection"], more = found
         summary |= more
+    if "generator" in run.evaluations and has_generator(model):
+        found = recipe_evaluation.generator(
+            model, images.subset(split.train), queries, database, run.seed
+        )
+        evaluations["generator"], more = found
+        summary |= more
     seconds = time.perf_counter() - began
     history.save(place / HISTORY_FILE)
     record |= {
@@ -253,6 +260,8 @@ def _settings(recipe: Recipe, images: ImageSet) -> dict[str, dict[str, Any]]:
             settings["evaluate"] = list(run.evaluations)
             if "unseen" in run.evaluations:
                 recipe_evaluation.unseen_classes(images.classes, run.seed)
+            if "generator" in run.evaluations:
+                recipe_evaluation.check_generator(images)
         if run.other is not None:
             settings["other"] = _data(run.other)
         text = json.dumps(settings, sort_keys=True, separators=(",", ":"))

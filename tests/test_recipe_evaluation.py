@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import coophash as ch
+from coophash import recipe_evaluation
 from coophash.checkpoints import CHECKPOINT_FILE
 from coophash.data import ImageSet
+from coophash.diagnostics import generator_report, real_classifier
 from coophash.evaluation import (
     choose_unseen,
     evaluate_collections,
@@ -213,3 +215,30 @@ def test_a_collection_that_cannot_be_asked(tmp_path, given, words):
     with pytest.raises(ValueError, match=words):
         run(tmp_path, COLLECTION, other=given)
     assert not (tmp_path / "grid").exists()
+
+
+def test_generators_are_judged_by_real_images_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe_evaluation, "CLASSIFIER_UPDATES", 30)
+    text = TOML.replace('["retrieval", "unseen", "corruption", "recovery"]', '["generator"]')
+    recipe, _ = run(tmp_path, text)
+    images = stripes()
+    split = recipe.runs[0].protocol.split(images.labels)
+    known = images.subset(split.database)
+    wanted = generator_report(
+        ch.load(tmp_path / "grid" / KEYS[0]), images.subset(split.query), seed=1,
+        classifier=real_classifier(known.images, known.labels, 3, updates=30, seed=1),
+        training=images.subset(split.train),
+    )  # fmt: skip
+    found = record(tmp_path, KEYS[0])
+    assert found["evaluations"] == {"generator": json.loads(json.dumps(wanted.as_dict()))}
+    assert found["scores"]["generator_accuracy"] == wanted.accuracy
+    assert found["scores"]["generator_revised_diversity"] == wanted.diversity_revised
+    assert record(tmp_path, KEYS[1])["evaluations"] == {}  # CSQ has none
+    table = make_table(read_records(tmp_path / "grid"), "generator_real_accuracy")
+    assert "| csq | - |" in table and f"**{wanted.accuracy_real:.4f}**" in table
+
+
+def test_generators_of_large_images_are_refused_before_training():
+    large = ImageSet(np.zeros((4, 1, 65, 8), np.uint8), np.arange(4) % 2, ("a", "b"))
+    with pytest.raises(ValueError, match="at most 64 pixels, got 65"):
+        recipe_evaluation.check_generator(large)
