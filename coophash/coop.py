@@ -126,7 +126,11 @@ class CoopHash(ImageHasher):
         """f_E(x, c), Eq. 3: (B, C, H, W), (B,) or (B, classes) -> (B,). Lower is likelier.
 
         With a backbone, of the images reduced to the generator's resolution (`coophash.backbone`).
+
+        Raises:
+            ValueError: a model without its energy, whose energy head has learned nothing.
         """
+        self._need("energy", "tell how likely images are")
         energies: Tensor = self.descriptor(self.reduced(images), labels)
         return energies
 
@@ -153,8 +157,7 @@ class CoopHash(ImageHasher):
         Raises:
             ValueError: labels out of range, shapes that do not fit, or a model without a generator.
         """
-        if self.config.without == "generator":
-            raise ValueError("this model is without its generator: there is none to make pairs")
+        self._need("generator", "make pairs")
         labels = self._check_labels("labels", labels)
         source = random_source(labels.device, seed, 0)
         if negative_labels is None:
@@ -196,7 +199,11 @@ class CoopHash(ImageHasher):
 
         Returns:
             (B, C, H, W), or with `return_energies` that and (langevin_steps + 1, B).
+
+        Raises:
+            ValueError: a model without its energy, or an argument that `langevin` does not take.
         """
+        self._need("energy", "revise images")
         c = self.config
         return langevin(
             self.descriptor, images, labels, steps=c.langevin_steps, step_size=c.langevin_step_size,
@@ -272,7 +279,12 @@ class CoopHash(ImageHasher):
         """Most likely class by the category head: (N,) int64. Arguments as `encode`.
 
         With `multi_label`: the labels of probability 1/2 or more, at least one: bool (N, classes).
+
+        Raises:
+            TypeError, ValueError: images as `encode` raises them, or a model without its category
+                head.
         """
+        self._need("category", "classify images")
         choose = label_sets.likeliest if self.multi_label else (lambda logits: logits.argmax(1))
         heads = [
             choose(self.descriptor.category_head(f)) for f in self._features(images, batch_size)
@@ -281,6 +293,14 @@ class CoopHash(ImageHasher):
             return torch.cat(heads)
         none = torch.empty(0, dtype=torch.int64)
         return none.bool().view(0, self.config.classes) if self.multi_label else none
+
+    def _need(self, part: str, purpose: str) -> None:
+        """Raise ValueError if the model was trained without a part, which is then noise."""
+        lacks = part if self.config.without == part else ""
+        if not self.config.cooperative and part != "category":  # that one real images teach
+            lacks = "cooperative part"
+        if lacks:
+            raise ValueError(f"this model is without its {lacks}: it cannot {purpose}")
 
     def _check_labels(self, name: str, labels: Tensor, count: int | None = None) -> Tensor:
         checked = super()._check_labels(name, labels, count)

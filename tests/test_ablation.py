@@ -153,9 +153,32 @@ def test_training_stops_and_resumes_to_the_same_weights(without, tmp_path):
     assert torch.equal(loaded.encode(images[0]), model.encode(images[0]))
 
 
-def test_a_model_without_a_generator_makes_no_pairs():
-    with pytest.raises(ValueError, match="without its generator"):
-        tiny("generator").contrastive_pair(torch.tensor([0, 1]))
+LABELS = torch.tensor([0, 1])
+CALLS = {
+    "pair": lambda model: model.contrastive_pair(LABELS),
+    "energy": lambda model: model.energy(torch.zeros(2, *SHAPE), LABELS),
+    "revise": lambda model: model.revise(torch.zeros(2, *SHAPE), LABELS),
+    "classify": lambda model: model.classify(torch.zeros(2, *SHAPE)),
+}
+UNTAUGHT = {
+    "generator": {"pair": "generator: it cannot make pairs"},
+    "energy": {"energy": "energy: it cannot tell how likely", "revise": "energy: it cannot revise"},
+    "langevin": {},
+    "inference": {},
+    "category": {"classify": "category: it cannot classify images"},
+    "plain": {name: "cooperative part: it cannot" for name in ("pair", "energy", "revise")},
+}
+
+
+@pytest.mark.parametrize("without", UNTAUGHT)
+def test_a_part_that_was_not_trained_does_not_answer(without):
+    model = tiny(cooperative=False) if without == "plain" else tiny(without)
+    for name, call in CALLS.items():
+        if message := UNTAUGHT[without].get(name):
+            with pytest.raises(ValueError, match=f"this model is without its {message}"):
+                call(model)
+        else:
+            call(model)
 
 
 def test_unknown_parts_are_named():
