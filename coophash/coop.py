@@ -172,7 +172,8 @@ class CoopHash(ImageHasher):
             raise ValueError("negative_labels must be classes or multi-hot as labels are")
         if (negative_labels == labels).view(len(labels), -1).all(1).any():
             raise ValueError("negative_labels must differ from labels in every place")
-        return self._pair(labels, negative_labels, latent)
+        with self._evaluating():  # an image depends on its label and z alone, not on the batch
+            return self._pair(labels, negative_labels, latent)
 
     def _pair(
         self, labels: Tensor, negative_labels: Tensor, latent: Tensor, gradient: float = 0.0

@@ -62,6 +62,17 @@ def test_a_pair_shares_its_latent_and_differs_in_the_class():
     assert not torch.equal(pair.latent, model.contrastive_pair(labels, seed=6).latent)
 
 
+def test_making_a_pair_in_training_mode_teaches_nothing():
+    """Batch statistics would move, and an image would depend on the others of its batch."""
+    model, labels, latent = tiny(), torch.arange(3), torch.randn(3, 5)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    pair = model.train().contrastive_pair(labels, (labels + 1) % 3, latent)
+    assert model.training and model.generator.training
+    assert [n for n, value in model.state_dict().items() if not torch.equal(value, before[n])] == []
+    alone = model.contrastive_pair(labels[:1], labels[1:2], latent[:1])
+    torch.testing.assert_close(alone.positive, pair.positive[:1])
+
+
 def test_generator_uses_both_inputs_from_the_first_update():
     model = tiny()
     latent = torch.randn(8, 5)
