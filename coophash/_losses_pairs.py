@@ -6,17 +6,20 @@ that two images share a label. The public functions are those of `coophash.losse
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from coophash._options import check_number
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
 
 
 def check_batch(outputs: Tensor, labels: Tensor, classes: int | None = None) -> None:
     """Raise unless outputs are (B, K) real and labels their classes (B,) or multi-hot (B, C)."""
-    if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or outputs.dim() != 2:
-        raise ValueError(f"outputs must be real (B, K), got {_described(outputs)}")
+    check_outputs("outputs", outputs)
     check_labels(labels, classes)
     if len(labels) != len(outputs):
         raise ValueError(
@@ -24,10 +27,40 @@ def check_batch(outputs: Tensor, labels: Tensor, classes: int | None = None) -> 
         )
 
 
+def check_outputs(name: str, outputs: Tensor) -> None:
+    """Raise unless outputs are real (B, K)."""
+    if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or outputs.dim() != 2:
+        raise ValueError(f"{name} must be real (B, K), got {_described(outputs)}")
+
+
+def check_same_shape(first_name: str, first: Tensor, name: str, other: Tensor) -> None:
+    """Raise unless two tensors have one shape: else one would be broadcast to the other."""
+    if not isinstance(first, Tensor) or not isinstance(other, Tensor) or first.shape != other.shape:
+        raise ValueError(
+            f"{first_name} and {name} must be of one shape, got {_described(first)} and "
+            f"{_described(other)}"
+        )
+
+
+def check_factor(name: str, value: float, zero: bool = False) -> None:
+    """Raise unless a margin or a temperature is finite and above 0, or with `zero` at least 0.
+
+    A 0-d tensor, such as a temperature that is learned, is taken as it is: a look at its value
+    would wait for the device.
+    """
+    if isinstance(value, Tensor) and value.dim() == 0:
+        return
+    expected = "at least 0" if zero else "above 0"
+    check_number(name, value, expected)
+    if not 0 <= value < math.inf or (value == 0 and not zero):
+        raise ValueError(f"{name} must be finite and {expected}, got {value}")
+
+
 def check_labels(labels: Tensor, classes: int | None = None) -> None:
     """Raise unless labels are classes (B,) or multi-hot (B, C), B at least 1.
 
-    Their values are looked at on the CPU alone: elsewhere each look waits for the device.
+    Their values are looked at on the CPU alone: elsewhere each look waits for the device, and while
+    a graph is traced there are none.
     """
     if not isinstance(labels, Tensor) or labels.dim() not in (1, 2) or not len(labels):
         raise ValueError(
@@ -38,9 +71,9 @@ def check_labels(labels: Tensor, classes: int | None = None) -> None:
             f"labels must be integer classes (B,), got {_described(labels)}: give multi-hot labels "
             "as (B, C)"
         )
-    if labels.dim() == 2 and classes not in (None, labels.shape[1]):
+    if labels.dim() == 2 and classes is not None and labels.shape[1] != classes:
         raise ValueError(f"labels must have {classes} columns, got {tuple(labels.shape)}")
-    if labels.device.type != "cpu":
+    if labels.device.type != "cpu" or torch.compiler.is_compiling():
         return
     if labels.dim() == 2 and not ((labels == 0) | (labels == 1)).all():
         raise ValueError("multi-hot labels must hold 0 and 1 alone")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from coophash._losses_pairs import check_batch, check_labels, signs
+from coophash._losses_pairs import check_batch, check_labels, check_outputs, signs
 
 _DRAWS = 256  # codes that each Bernoulli centre is chosen from
 _CENTERS = ("auto", "hadamard", "bernoulli", "distinct")
@@ -252,10 +252,10 @@ def _bernoulli(classes: int, bits: int, seed: int) -> NDArray[np.int8]:
 
 def check_centers(outputs: Tensor, centers: Tensor) -> None:
     """Raise ValueError unless centres are floating and (C, K), with K that of the outputs."""
+    check_outputs("outputs", outputs)
     if (
         not isinstance(centers, Tensor)
         or centers.dim() != 2
-        or outputs.dim() != 2
         or centers.shape[1] != outputs.shape[1]
     ):
         got = tuple(centers.shape) if isinstance(centers, Tensor) else type(centers).__name__

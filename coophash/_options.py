@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -32,6 +33,12 @@ def check_integer(name: str, value: object, least: int) -> int:
     if value < least:
         raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
     return int(value)
+
+
+def check_number(name: str, value: object, expected: str) -> None:
+    """Raise TypeError unless `value` is a real number, not a bool; `expected` says which ones."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number {expected}, got {value!r}")
 
 
 def check_k(k: int | None, items: int) -> int | None:

@@ -18,7 +18,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from coophash._losses_pairs import dpsh_loss, dtsh_loss, hashnet_beta, hashnet_loss, similar
+from coophash._losses_pairs import (
+    check_batch,
+    check_factor,
+    check_outputs,
+    check_same_shape,
+    dpsh_loss,
+    dtsh_loss,
+    hashnet_beta,
+    hashnet_loss,
+    similar,
+)
 from coophash._losses_points import (
     check_centers,
     csq_loss,
@@ -72,8 +82,17 @@ def triplet_loss(anchor: Tensor, positive: Tensor, negative: Tensor, margin: flo
 
     anchor, positive, negative: (B, K) real outputs, tanh range. margin: in squared distance; on
     tanh outputs one differing bit costs up to 4. In CoopHash the anchor is a real image, positive
-    and negative its contrastive pair (Eq. 1); the form and the margin are our reading.
+    and negative its contrastive pair (Eq. 1); the form and the margin are our reading. A batch of
+    none gives 0.
+
+    Raises:
+        TypeError, ValueError: tensors that are not real (B, K) of one shape, or a margin that is
+            not finite and at least 0.
     """
+    check_factor("margin", margin, zero=True)
+    check_outputs("anchor", anchor)
+    check_same_shape("anchor", anchor, "positive", positive)
+    check_same_shape("anchor", anchor, "negative", negative)
     near = (anchor - positive).square().sum(1)
     far = (anchor - negative).square().sum(1)
     return _active_mean(F.relu(margin + near - far))
@@ -86,7 +105,13 @@ def batch_all_triplet_loss(outputs: Tensor, labels: Tensor, margin: float) -> Te
     share a label and "other" to share none. A batch without any such triple gives 0.
     Memory B^2, time B^2 (K + log B): the loss is linear in the distances wherever the set of active
     triples does not change, and how often each distance takes part is counted by sorting.
+
+    Raises:
+        TypeError, ValueError: shapes or dtypes that do not fit, or a margin that is not finite and
+            at least 0.
     """
+    check_factor("margin", margin, zero=True)
+    check_batch(outputs, labels)
     squared = outputs.square().sum(1)
     distance = squared[:, None] + squared[None, :] - 2 * outputs @ outputs.T  # (B, B)
     same = similar(labels)
@@ -115,7 +140,13 @@ def supervised_contrastive_loss(outputs: Tensor, labels: Tensor, temperature: fl
 
     Returns:
         Mean over the anchors that have a positive; 0 without any.
+
+    Raises:
+        TypeError, ValueError: shapes or dtypes that do not fit, or a temperature that is not finite
+            and above 0.
     """
+    check_factor("temperature", temperature)
+    check_batch(outputs, labels)
     unit = F.normalize(outputs, dim=1)
     itself = torch.eye(len(outputs), dtype=torch.bool, device=outputs.device)
     positive = similar(labels) & ~itself
@@ -144,9 +175,12 @@ def central_contrastive_loss(
         Mean over the images that have a label; 0 without any.
 
     Raises:
-        ValueError: centres that are not (C, K) with K that of the outputs, or not floating.
+        TypeError, ValueError: shapes or dtypes that do not fit, centres that are not (C, K) with K
+            that of the outputs, or a temperature that is not finite and above 0.
     """
+    check_factor("temperature", temperature)
     check_centers(outputs, centers)
+    check_batch(outputs, labels, len(centers))
     classes, bits = centers.shape
     everything = torch.cat([outputs, centers.to(outputs.dtype)])
     itself = torch.eye(len(outputs), len(everything), dtype=torch.bool, device=outputs.device)
@@ -159,8 +193,9 @@ def central_contrastive_loss(
 def quantization_loss(outputs: Tensor) -> Tensor:
     """K * mean((|h| - 1)^2): pulls tanh outputs to the corners that their signs stand for.
 
-    outputs: (B, K) real. Our reading.
+    outputs: (B, K) real, else ValueError. Our reading.
     """
+    check_outputs("outputs", outputs)
     return outputs.shape[1] * (outputs.abs() - 1).square().mean()
 
 
@@ -213,15 +248,18 @@ def gradient_penalty(
 def reconstruction_loss(samples: Tensor, reconstructions: Tensor) -> Tensor:
     """||x~ - g(c, z~)||^2, summed over pixels, mean over the batch  (Eq. 2).
 
-    samples, reconstructions: (B, ...) of one shape. It teaches the generator, and through z~ the
-    inference head.
+    samples, reconstructions: (B, ...) of one shape, else ValueError. It teaches the generator, and
+    through z~ the inference head.
     """
+    check_same_shape("samples", samples, "reconstructions", reconstructions)
     return (samples - reconstructions).square().flatten(1).sum(1).mean()
 
 
 def gaussian_kl(mean: Tensor, log_std: Tensor) -> Tensor:
     """KL(N(mean, exp(log_std)^2) || N(0, I)) in nats, summed over d, mean over the batch.
 
-    mean, log_std: (B, d).
+    mean, log_std: (B, d), else ValueError.
     """
+    check_outputs("mean", mean)
+    check_same_shape("mean", mean, "log_std", log_std)
     return 0.5 * (mean.square() + (2 * log_std).exp() - 1 - 2 * log_std).sum(1).mean()

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -141,6 +142,97 @@ def test_supervised_contrastive_loss_without_a_positive_is_zero():
     loss = losses.supervised_contrastive_loss(outputs, torch.arange(3), 0.1)
     loss.backward()
     assert float(loss.detach()) == 0 and not outputs.grad.any()
+
+
+H, Y, CENTERS = torch.zeros(16, 4), torch.arange(16) % 3, losses.hash_centers(3, 4)
+RANKINGS = {
+    "triplets": lambda h, y: losses.batch_all_triplet_loss(h, y, 1.0),
+    "contrastive": lambda h, y: losses.supervised_contrastive_loss(h, y, 0.1),
+    "central": lambda h, y: losses.central_contrastive_loss(
+        h, y, CENTERS.to(h.device) if isinstance(h, torch.Tensor) else CENTERS, 0.1
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RANKINGS)
+@pytest.mark.parametrize(
+    ("outputs", "labels", "words"),
+    [
+        (H, Y[:1], "of one batch, got 16 and 1 rows"),
+        (H, Y[:15], "of one batch, got 16 and 15 rows"),
+        (H, Y.float(), r"labels must be integer classes \(B,\), got float32 \(16,\)"),
+        (H, Y - 1, "labels must be classes from 0.*, got -1 to 1"),
+        (H, torch.full((16, 3), 0.5), "must hold 0 and 1 alone"),
+        (H, [0] * 16, "labels must be .*, got list"),
+        (H[0], Y, r"outputs must be real \(B, K\), got float32 \(4,\)"),
+        (H.long(), Y, "outputs must be real .*, got int64"),
+        (H.numpy(), Y, "outputs must be real .*, got ndarray"),
+    ],
+)
+def test_rankings_name_a_batch_that_does_not_fit(name, outputs, labels, words):
+    with pytest.raises(ValueError, match=words):
+        RANKINGS[name](outputs, labels)
+
+
+def test_labels_of_a_class_without_a_centre_are_named():
+    with pytest.raises(ValueError, match="from 0 to 2, got 0 to 3"):
+        RANKINGS["central"](H[:2], torch.tensor([0, 3]))
+    with pytest.raises(ValueError, match="must have 3 columns"):
+        RANKINGS["central"](H, torch.zeros(16, 4))
+
+
+FACTORS = {
+    "triplet_loss": ("margin", lambda f: losses.triplet_loss(H, H, H, f)),
+    "batch_all": ("margin", lambda f: losses.batch_all_triplet_loss(H, Y, f)),
+    "contrastive": ("temperature", lambda f: losses.supervised_contrastive_loss(H, Y, f)),
+    "central": ("temperature", lambda f: losses.central_contrastive_loss(H, Y, CENTERS, f)),
+}
+
+
+@pytest.mark.parametrize("loss", FACTORS)
+def test_margin_and_temperature_are_checked(loss):
+    name, call = FACTORS[loss]
+    for value in (-1, math.nan, math.inf):
+        with pytest.raises(ValueError, match=f"{name} must be finite and .* 0, got {value}"):
+            call(value)
+    for value in ("1", None, True, torch.ones(16)):
+        with pytest.raises(TypeError, match=f"{name} must be a number"):
+            call(value)
+    if name == "temperature":
+        with pytest.raises(ValueError, match="temperature must be finite and above 0, got 0"):
+            call(0)
+    else:
+        assert torch.isfinite(call(0))
+    assert torch.equal(call(1), call(np.float32(1)))
+    assert torch.equal(call(1), call(torch.tensor(1.0)))
+
+
+@pytest.mark.parametrize("labels", [Y, torch.nn.functional.one_hot(Y, 3)], ids=["one", "several"])
+@pytest.mark.parametrize("name", RANKINGS)
+def test_rankings_trace_into_one_graph_without_a_look_at_values(name, labels):
+    """Values of labels are not known while a graph is traced, nor on a GPU without waiting."""
+    source = torch.Generator().manual_seed(0)
+    h = torch.rand(16, 4, generator=source) * 2 - 1
+    compiled = torch.compile(RANKINGS[name], fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(h, labels), RANKINGS[name](h, labels))
+    assert RANKINGS[name](h.to("meta"), labels.to("meta")).shape == ()
+
+
+def test_losses_of_two_tensors_do_not_broadcast():
+    one, three = torch.zeros(1, 4), torch.zeros(3, 4)
+    for call, words in (
+        (lambda: losses.triplet_loss(three, one, three, 1.0), "anchor and positive must be of one"),
+        (lambda: losses.triplet_loss(three, three, one, 1.0), r"negative .*float32 \(1, 4\)"),
+        (lambda: losses.triplet_loss(three[0], one[0], one[0], 1.0), "anchor must be real"),
+        (lambda: losses.reconstruction_loss(three, one), "samples and reconstructions must be"),
+        (lambda: losses.gaussian_kl(three, one), "mean and log_std must be of one shape"),
+        (lambda: losses.gaussian_kl(three[0], three[0]), "mean must be real"),
+        (lambda: losses.quantization_loss(three[0]), "outputs must be real"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
+    none = torch.zeros(0, 4)
+    assert float(losses.triplet_loss(none, none, none, 1.0)) == 0
 
 
 def test_triplet_loss_is_the_mean_over_active_triplets():
