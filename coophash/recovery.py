@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from coophash._options import check_integer
+from coophash._options import check_integer, check_number
 from coophash.data import ImageSet
 from coophash.data.checks import check_images
 from coophash.label_sets import likeliest
@@ -114,14 +114,19 @@ def recover(
         raise ValueError(f"steps must be 0 and starts 1 without {c.without}: no chain was learned")
     if trust is None:
         trust = NOISY_TRUST if mask is None else 1.0
-    if isinstance(trust, bool) or not 0 < trust <= 1:
+    check_number("trust", trust, "above 0 and at most 1")
+    if not 0 < trust <= 1:
         raise ValueError(f"trust must be above 0 and at most 1, got {trust!r}")
 
     device = next(model.parameters()).device
     pixels = images.float() if isinstance(images, ImageSet) else images
+    observed = torch.ones((), dtype=torch.bool)
+    if tuple(getattr(pixels, "shape", ()))[1:] == c.image_shape:  # else the images are at fault
+        observed = _check_mask(mask, tuple(pixels.shape))
+        pixels = pixels if mask is None else _grey_where_hidden(pixels, observed)
     pixels = check_images(pixels, c.image_shape, "images")
     given = torch.as_tensor(pixels, device=device)
-    observed = _check_mask(mask, given)
+    observed = observed.to(device)
     classes = None
     if labels is not None:
         classes = model._check_labels("labels", labels, len(given)).to(device)
@@ -262,11 +267,19 @@ def _blend(y: Tensor, made: Tensor, observed: Tensor, trust: float) -> Tensor:
     return torch.where(observed, back, made)
 
 
-def _check_mask(mask: Any, images: Tensor) -> Tensor:
-    """bool, the shape of images."""
+def _grey_where_hidden(pixels: Any, observed: Tensor) -> Any:
+    """Floating images with 0 in hidden pixels: NaN or 99 may mark them, and 0 * NaN is NaN."""
+    if isinstance(pixels, Tensor) and pixels.is_floating_point():
+        return pixels.masked_fill(~observed.to(pixels.device), 0)
+    if isinstance(pixels, np.ndarray) and pixels.dtype.kind == "f":
+        return np.where(observed.cpu().numpy(), pixels, pixels.dtype.type(0))
+    return pixels  # uint8 has no value that is none
+
+
+def _check_mask(mask: Any, shape: tuple[int, ...]) -> Tensor:
+    """bool, broadcast to the shape of the images, on the mask's device."""
     if mask is None:
-        return torch.ones_like(images, dtype=torch.bool)
-    shape = tuple(images.shape)
+        return torch.ones((), dtype=torch.bool).expand(shape)
     allowed = (shape, (shape[0], 1, *shape[2:]), shape[2:])
     if not isinstance(mask, (Tensor, np.ndarray)) or str(mask.dtype) not in ("bool", "torch.bool"):
         got = getattr(mask, "dtype", type(mask).__name__)
@@ -278,4 +291,4 @@ def _check_mask(mask: Any, images: Tensor) -> Tensor:
         )
     if isinstance(mask, np.ndarray):
         mask = np.array(mask)  # torch warns of arrays that it could not write to
-    return torch.as_tensor(mask, device=images.device).broadcast_to(images.shape)
+    return torch.as_tensor(mask).broadcast_to(shape)

@@ -61,6 +61,29 @@ def test_observed_pixels_are_held_and_hidden_ones_do_not_matter(hidden):
     np.testing.assert_array_equal(model.recover(other, mask, rounds=2, starts=2), found)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 99.0])
+def test_hidden_pixels_may_hold_what_no_image_has(value, hidden):
+    model, (images, mask) = tiny(), hidden
+    found = model.recover(images, mask)
+    marked = np.where(mask, images, np.float32(value))
+    before = marked.copy()
+    np.testing.assert_array_equal(model.recover(marked, mask), found)
+    np.testing.assert_array_equal(marked, before)
+    np.testing.assert_array_equal(model.recover(marked.astype(np.float64), mask), found)
+    tensor = model.recover(torch.from_numpy(marked), torch.from_numpy(mask))
+    np.testing.assert_array_equal(tensor.numpy(), found)
+    for wrong in (None, ~mask, np.ones((12, 12), bool)):  # it still must not be observed
+        with pytest.raises(ValueError, match="images must be"):
+            model.recover(marked, wrong)
+
+
+def test_uint8_images_with_hidden_pixels(hidden):
+    model, (images, mask) = tiny(), hidden
+    as_bytes = np.round((images + 1) * 127.5).astype(np.uint8)
+    found = model.recover(as_bytes, mask)
+    np.testing.assert_array_equal(model.recover(np.where(mask, as_bytes, 77), mask), found)
+
+
 def test_masks_of_every_form_and_torch_in_torch_out(hidden):
     model, (images, mask) = tiny(), hidden
     whole = model.recover(images, mask)
@@ -234,6 +257,12 @@ def test_models_that_cannot(settings, message, hidden):
         ({"steps": -1}, ValueError, "steps"),
         ({"trust": 0}, ValueError, "trust must be above 0 and at most 1, got 0"),
         ({"trust": 1.5}, ValueError, "trust must be"),
+        ({"trust": np.nan}, ValueError, "trust must be"),
+        ({"trust": "a"}, TypeError, "trust must be a number above 0 and at most 1, got 'a'"),
+        ({"trust": True}, TypeError, "trust must be a number .*, got True"),
+        ({"images": np.zeros((20, 1, 12, 11))}, ValueError, "images must be .* resize them"),
+        ({"images": np.zeros((20, 12, 12))}, ValueError, "images must be .* add the channel axis"),
+        ({"images": [0.0]}, TypeError, "images must be a NumPy array or torch tensor"),
         ({"labels": [0]}, ValueError, r"labels must be \(20,\)"),
         ({"labels": [3] * 20}, ValueError, "labels must be from 0 to 2"),
         ({"images": np.full((20, 1, 12, 12), 2.0)}, ValueError, r"must be in \[-1, 1\]"),
