@@ -122,8 +122,8 @@ def evaluate_unseen(
         bits, radius: as `evaluate_codes`.
 
     Raises:
-        ValueError: no queries or no database of seen or of unseen classes; else as
-            `evaluate_codes`.
+        ValueError: no queries or no database of seen or of unseen classes, or not one label a
+            code; else as `evaluate_codes`.
     """
     labels = [np.asarray(each) for each in (query_labels, database_labels)]
     if any(each.ndim != 1 or each.dtype.kind not in "iu" for each in labels):
@@ -131,6 +131,14 @@ def evaluate_unseen(
             "labels must be classes (N,), integers: with several labels an item would be seen and "
             "unseen at once"
         )
+    for name, given, of in zip(
+        ("query", "database"), (query_codes, database_codes), labels, strict=True
+    ):
+        if len(given) != len(of):
+            raise ValueError(
+                f"{name}_codes and {name}_labels must be of one length, got {len(given)} and "
+                f"{len(of)}: give one class for each code"
+            )
     dropped = _check_unseen(unseen, 1 + max(int(each.max(initial=0)) for each in labels))
     new = [np.isin(each, dropped) for each in labels]
     for name, mask in zip(("query", "database"), new, strict=True):

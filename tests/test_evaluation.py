@@ -100,6 +100,8 @@ def test_the_four_protocols_of_unseen_classes():
         ((np.array([0, 1]), np.array([1, 1])), (1,), "database_labels must have seen and"),
         ((np.array([0, 1]), np.array([0, 1])), (2,), "unseen must be classes from 0 to 1"),
         ((np.eye(2, dtype=int), np.eye(2, dtype=int)), (1,), "seen and unseen at once"),
+        ((np.arange(3) % 2, np.array([0, 1])), (1,), "query_codes and query_labels .* 2 and 3"),
+        ((np.array([0, 1]), np.array([1])), (1,), "database_codes and database_labels .* 2 and 1"),
     ],
 )
 def test_unseen_refuses(labels, unseen, message):
