@@ -19,6 +19,7 @@ APART = 10.0  # distance of the mean energies of real and revised images; health
 RUNAWAY = 1000.0  # of them too; nothing comes back from there
 STILL = 1e-4  # mean move of a pixel by a chain without noise; healthy: 0.03 to 0.15
 FAR = 0.5  # of it too: a quarter of the range
+ROUNDING = 1e-4  # of an energy, at least of 1: TF32 moves its mean by 2e-5, float32 by 1e-7
 COLLAPSED_KL = 0.1  # nats an image; healthy: 5 to 20
 EQUAL = 0.02  # share of its bits that two codes differ in; healthy: 0.3 to 0.5
 PARTED = 100  # updates after which codes should differ: those of new weights hardly do
@@ -131,7 +132,8 @@ class FaultWatch:
             return faults
         # What the noise alone moves a pixel by, on average, over the steps of a chain.
         noise = c.langevin_step_size * c.langevin_noise * math.sqrt(2 * c.langevin_steps / math.pi)
-        still = max(STILL, 1.1 * noise)
+        still = min(max(STILL, 1.1 * noise), FAR)  # what is far does not stand still
+        louder = 1.1 * noise > STILL  # it outweighs a gradient that there may be
         faults |= {
             "apart": (
                 _gap, lambda v: abs(v) > APART,
@@ -167,10 +169,11 @@ class FaultWatch:
             faults["still"] = (
                 _of("chain_move"), lambda v: v < still,
                 "the Langevin chain moves a pixel by {value:.2g} on average, no more than its "
-                "noise (update {update:.0f}): x~ is x+. Raise langevin_step_size or energy_weight",
+                "noise (update {update:.0f}): x~ is x+. Raise langevin_step_size or energy_weight"
+                + (", or lower langevin_noise" if louder else ""),
             )  # fmt: skip
             faults["climbing"] = (
-                _of("chain_drop"), lambda v: v < 0,
+                _drop(still), lambda v: v < 0,
                 "the energy rises by {value:.2g} along the Langevin chain (update {update:.0f}): "
                 "its steps are too long. Lower langevin_step_size or langevin_noise",
             )  # fmt: skip
@@ -182,6 +185,25 @@ _Sign = Callable[[Record], "float | None"]
 
 def _of(name: str) -> _Sign:
     return lambda record: record.get(name)
+
+
+def _drop(still: float) -> _Sign:
+    """chain_drop, with 0 for what says nothing of the step size.
+
+    That is a drop or rise that rounding can make, and one of a chain that does not move by more
+    than its noise, `still`: its steps are too short, if anything, and it is told so.
+    """
+
+    def sign(record: Record) -> float | None:
+        drop = record.get("chain_drop")
+        if drop is None:
+            return None
+        names = ("energy_generated", "energy_real", "energy_revised")
+        size = max(1.0, *(abs(record.get(name, 0.0)) for name in names))
+        moved = record.get("chain_move", math.inf) >= still
+        return drop if moved and abs(drop) > ROUNDING * size else 0.0
+
+    return sign
 
 
 def _gap(record: Record) -> float | None:

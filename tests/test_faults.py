@@ -169,6 +169,47 @@ def test_a_rising_energy_is_told_from_the_looks_alone():
         seen.warn(records)
 
 
+def told(seen, **values):
+    """The step size is to go up or down, by what is said of records of such values."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        seen.warn([record(**values)] * faults.PATIENCE)
+    said = [str(w.message) for w in caught]
+    found = [word for word in ("Raise", "Lower") for m in said if f"{word} langevin_step" in m]
+    assert len(found) == len(said), said
+    return found
+
+
+@pytest.mark.parametrize("values, expected", [
+    (dict(chain_drop=-1e-3), ["Lower"]),
+    (dict(chain_drop=-8e-8), []),  # rounding
+    (dict(chain_drop=-5e-3, energy_generated=-200.0), []),  # of large energies
+    (dict(chain_drop=-5e-2, energy_generated=-200.0), ["Lower"]),
+    (dict(chain_drop=0.1, chain_move=1e-5), ["Raise"]),
+    (dict(chain_drop=-0.1, chain_move=1e-5), ["Raise"]),  # it hardly moves: not by its steps
+    (dict(chain_drop=0.1, chain_move=0.6), ["Lower"]),
+    (dict(chain_drop=-0.1, chain_move=0.6), ["Lower", "Lower"]),
+])  # fmt: skip
+@pytest.mark.parametrize("noise", [0.0, 0.0022])
+def test_the_step_size_is_to_go_one_way(values, expected, noise):
+    assert told(watch(langevin_noise=noise), **values) == expected
+
+
+def test_noise_that_outweighs_the_gradient_is_not_too_long_a_step():
+    loud = dict(langevin_step_size=0.1, langevin_noise=1.0)
+    assert told(watch(**loud), chain_move=0.11, chain_drop=-0.1) == ["Raise"]
+    with pytest.warns(TrainingWarning, match="energy_weight, or lower langevin_noise"):
+        watch(**loud).warn([record(chain_move=0.11)] * faults.PATIENCE)
+    louder = watch(langevin_step_size=60.0, langevin_noise=1.0)  # the clamp stops what it moves
+    assert told(louder, chain_move=0.99, chain_drop=0.1) == ["Lower"]
+
+
+@pytest.mark.parametrize("step_size", [1e-4, 1e-3])
+def test_a_chain_of_tiny_steps_is_told_to_go_faster_alone(impatient, step_size):
+    said = warned(tiny(langevin_step_size=step_size), updates=20, validate_every=10)
+    assert len(said) == 1 and "Raise langevin_step_size" in said[0], said
+
+
 @pytest.mark.parametrize("first, mend", [
     (["energy_revised"], "To mend it, lower energy_weight"),
     (["kl", "reconstruction"], "Lower generator_learning_rate"),
