@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ Record = dict[str, Any]
 
 
 def read_records(folder: str | Path) -> list[Record]:
-    """The records under a folder, in the order of their names.
+    """The records under a folder, in the order of their names; each says its "file" as well.
 
     Raises:
         FileNotFoundError: there is no such folder, or no record in it.
@@ -34,7 +35,7 @@ def read_records(folder: str | Path) -> list[Record]:
             complete = False
         if not complete:
             raise ValueError(f"{path} is damaged: remove it and run the recipe again")
-        records.append(record)
+        records.append({**record, "file": str(path)})
     if not records:
         raise FileNotFoundError(f"no {RECORD_FILE} under {str(folder)!r}: run the recipe first")
     return records
@@ -47,18 +48,22 @@ def make_table(records: Iterable[Record], metric: str = "map") -> str:
     number of seeds in brackets; the best mean of a column is bold.
 
     Args:
-        records: of `read_records`, all by one protocol (seeds aside) on the same images.
+        records: of `read_records`, all by one protocol (seeds aside) on the same images; those of
+            one name with the same settings (bits aside), each seed once.
         metric: a score of `Protocol.evaluate`, e.g. "map" or "precision_at_radius";
             "validation_map", "seconds", or one that `evaluate` adds, e.g. "corruption_loss": of a
             loss the smallest mean is bold. Methods without the figure have "-".
 
     Raises:
-        ValueError: no records, records that are not comparable, or a metric that they lack.
+        ValueError: no records, records that are not comparable or not of one recipe, or a metric
+            that they lack.
     """
     found = list(records)
     if not found:
         raise ValueError("there are no records to make a table of")
     _check_comparable(found)
+    _check_seeds(found)
+    _check_settings(found)
     good = [record for record in found if "error" not in record]
     names, lengths = _rows(found), sorted({int(record["bits"]) for record in found})
     cells = {
@@ -152,6 +157,64 @@ def _check_comparable(records: list[Record]) -> None:
                     f"{first['key']} and {record['key']} are of different {what} ({one} and "
                     f"{other}): their scores are not comparable, make a table of each"
                 )
+
+
+def _check_seeds(records: list[Record]) -> None:
+    """Raise ValueError for a seed that would count twice in its cell."""
+    seen: dict[tuple[str, int, int], Record] = {}
+    for record in records:
+        name, bits, seed = record["name"], int(record["bits"]), int(record["seed"])
+        first = seen.setdefault((name, bits, seed), record)
+        if first is not record:
+            raise ValueError(
+                f"{_file(first)} and {_file(record)} are both {name} at {bits} bits with seed "
+                f"{seed}, which would count twice: make a table of each recipe's folder, or take "
+                "one of the two away"
+            )
+
+
+def _check_settings(records: list[Record]) -> None:
+    """Raise ValueError where one name stands for several settings, bits and seed aside."""
+    known: dict[tuple[str, str], tuple[Any, bool, Record]] = {}
+    for record in records:
+        for what, (value, by_default) in _settings(record).items():
+            first, first_by_default, other = known.setdefault(
+                (record["name"], what), (value, by_default, record)
+            )
+            if value != first and not (by_default and first_by_default):
+                raise ValueError(
+                    f"{_file(other)} and {_file(record)} are both called {record['name']} but "
+                    f"{what} is {first!r} and {value!r}: make a table of each recipe's folder, or "
+                    "give one of the two another name in its recipe"
+                )
+
+
+def _settings(record: Record) -> dict[str, tuple[Any, bool]]:
+    """What must be equal under one name, and whether it is the method's default for its bits.
+
+    A setting that a record lacks is not compared: it may have been made before there was one. Of
+    those that records leave out while they have their default, it is known: that default.
+    """
+    from coophash.coop_config import CoopHashConfig
+    from coophash.supervised import METHODS, SupervisedHashConfig, default_options
+
+    config: Any = SupervisedHashConfig if record["method"] in METHODS else CoopHashConfig
+    left_out = {f.name: f.default for f in dataclasses.fields(config) if f.metadata.get("later")}
+    defaults = default_options(record["method"], int(record["bits"]))
+    found = {
+        f"model.{name}": (value, name in defaults and value == defaults[name])
+        for name, value in {**left_out, **record.get("model", {})}.items()
+        if name != "bits"
+    }
+    found |= {f"training.{name}": (value, False) for name, value in record["training"].items()}
+    found |= {name: (record[name], False) for name in ("method", "other_hash") if name in record}
+    if "version" in record:  # it may differ between numbers of bits, see `recipe_runner`
+        found[f"version at {record['bits']} bits"] = record["version"], False
+    return found
+
+
+def _file(record: Record) -> str:
+    return str(record.get("file", record["key"]))
 
 
 def _notes(records: list[Record]) -> list[str]:

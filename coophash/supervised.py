@@ -257,3 +257,8 @@ def supervised_step(
 def method_options(method: str) -> tuple[str, ...]:
     """Names of the options of a method, those that every method has first."""
     return (*_COMMON, *_OPTIONS[method])
+
+
+def default_options(method: str, bits: int) -> dict[str, Any]:
+    """What the options of a method alone are by default, some by the bits; none of CoopHash's."""
+    return {name: default(bits) for name, default in _OPTIONS.get(method, {}).items()}

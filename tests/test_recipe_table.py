@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 
@@ -90,6 +91,81 @@ def test_what_is_not_comparable_is_refused(change):
         other["data_hash"] = "e" * 16
     with pytest.raises(ValueError, match="not comparable"):
         make_table([*FOUND, other])
+
+
+def test_a_seed_counts_once():
+    again = record("csq", 16, 1, 0.9, file="b/record.json", recipe="Another")
+    words = "^csq-16-bits-seed-1 and b/record.json are both csq at 16 bits with seed 1, which would"
+    with pytest.raises(ValueError, match=f"{words} count twice: make a table of each"):
+        make_table([*FOUND, again])
+    del again["scores"]
+    with pytest.raises(ValueError, match="count twice"):
+        make_table([*FOUND, {**again, "error": "training diverged"}])
+
+
+@pytest.mark.parametrize(
+    "one, other, words",
+    [
+        ({"training": {"updates": 9}}, {}, "training.updates is 9 and 100"),
+        ({"model": {"features": 8}}, {"model": {"features": 9}}, "model.features is 8 and 9"),
+        # Left out of a record while it has its default.
+        ({"model": {"backbone_rate": 0.5}}, {}, "model.backbone_rate is 0.5 and 0.1"),
+        ({"version": 2}, {"version": 3}, "version at 16 bits is 2 and 3"),
+        ({"method": "dtsh"}, {"method": "dpsh"}, "method is 'dtsh' and 'dpsh'"),
+        ({"other_hash": "a"}, {"other_hash": "b"}, "other_hash is 'a' and 'b'"),
+    ],
+)
+def test_one_name_is_one_setting(one, other, words):
+    found = [
+        {**record("own", 16, seed, 0.5, method="dtsh", file=f"{seed}/record.json"), **changes}
+        for seed, changes in enumerate((one, other))
+    ]
+    words = f"^0/record.json and 1/record.json are both called own but {words}: make a table of"
+    with pytest.raises(ValueError, match=words):
+        make_table(found)
+    make_table([found[0], {**found[1], "name": "other"}])  # a variant has a name of its own
+
+
+def test_what_an_older_record_lacks_is_no_difference():
+    new = {"updates": 100, "shift": 2}
+    found = [
+        record("csq", 16, 0, 0.5), record("csq", 16, 1, 0.5, training=new, version=2),
+        record("csq", 16, 2, 0.5, training={**new, "shift": 1}),
+    ]  # fmt: skip
+    assert "| csq | 0.5000 ± 0.0000 (2) |" in rows(make_table(found[:2]))
+    with pytest.raises(ValueError, match=r"seed-1 and .*seed-2 .* training.shift is 2 and 1"):
+        make_table(found)
+
+
+def test_defaults_that_depend_on_the_bits_are_one_setting():
+    def dtsh(bits, margin, seed=0):
+        model = {"bits": bits, "margin": margin}
+        return record("dtsh", bits, seed, 0.5, model=model, version=2 + (bits == 32))
+
+    make_table([dtsh(16, 8.0), dtsh(48, 24.0), dtsh(32, 16.0)])
+    make_table([dtsh(16, 8.0), dtsh(48, 8.0)])
+    with pytest.raises(ValueError, match=r"model.margin is 8.0 and 25.0"):
+        make_table([dtsh(16, 8.0), dtsh(48, 25.0)])
+    with pytest.raises(ValueError, match=r"model.margin is 8.0 and 24.0"):
+        make_table([dtsh(16, 8.0), dtsh(16, 24.0, seed=1)])
+
+
+def test_folders_thrown_together_are_refused_by_their_files(tmp_path):
+    for folder, updates in (("one", 100), ("two", 200)):
+        place = tmp_path / folder / "csq-16-bits-seed-0"
+        place.mkdir(parents=True)
+        found = record("csq", 16, int(folder == "two"), 0.5, training={"updates": updates})
+        (place / "record.json").write_text(json.dumps(found))
+    with pytest.raises(ValueError, match=r"one/csq.*/record.json and .*two/csq.*/record.json are"):
+        make_table(read_records(tmp_path))
+
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "recipes"
+
+
+@pytest.mark.parametrize("folder", sorted(path.name for path in RESULTS.iterdir()))
+def test_every_committed_folder_makes_a_table(folder):
+    assert rows(make_table(read_records(RESULTS / folder)))
 
 
 def test_records_are_read_from_any_depth(tmp_path):
