@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -66,17 +67,40 @@ def check_classes(model: ImageHasher, labels: NDArray[Any]) -> None:
 
 
 def check_settings(
-    updates: int, batch_size: int, schedule: str, validate_every: int, checkpoint_every: int
+    *,
+    updates: int,
+    batch_size: int,
+    learning_rate: float,
+    generator_learning_rate: float,
+    schedule: str,
+    averaging: float,
+    validate_every: int,
+    checkpoint_every: int,
 ) -> None:
-    """Raise ValueError, by name, for a setting of `fit` that is out of range."""
+    """Raise TypeError or ValueError, by name, for a setting of `fit` that is out of range."""
     for name, value, low in (
         ("updates", updates, 0), ("batch_size", batch_size, 2),
         ("validate_every", validate_every, 1), ("checkpoint_every", checkpoint_every, 1),
     ):  # fmt: skip
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
             raise ValueError(f"{name} must be an integer of at least {low}, got {value!r}")
+    # Adam looks at its own rate alone, not at those of its groups: below 0 it would climb.
+    for name, rate in (
+        ("learning_rate", learning_rate), ("generator_learning_rate", generator_learning_rate)
+    ):  # fmt: skip
+        _check_number(name, rate)
+        if not 0 < rate < math.inf:
+            raise ValueError(f"{name} must be finite and above 0, got {rate!r}: try 1e-3")
+    _check_number("averaging", averaging)
+    if not 0 <= averaging < 1:
+        raise ValueError(f"averaging must be at least 0 and below 1, got {averaging!r}")
     if schedule not in ("cosine", "constant"):
         raise ValueError(f"schedule must be 'cosine' or 'constant', got {schedule!r}")
+
+
+def _check_number(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
 
 
 def check_augmentation(shift: int, flip: bool, image_shape: tuple[int, int, int]) -> None:

@@ -75,8 +75,8 @@ def fit(
         batch_size: images per update, at least 2, drawn without replacement within an epoch.
         seed: of the batches and of every draw of the method. Equal seeds on one machine with equal
             numbers of threads give equal weights, with or without stops in between.
-        learning_rate, generator_learning_rate: of Adam (beta1 0.5) for the two networks; None is
-            `model.learning_rate`, which differs between methods. The energy head's is
+        learning_rate, generator_learning_rate: of Adam (beta1 0.5) for the two networks, above 0;
+            None is `model.learning_rate`, which differs between methods. The energy head's is
             `learning_rate` times the model's `energy_rate`. A `SupervisedHash` has no generator.
         schedule: "cosine" decays both to 0 over `updates`; "constant" does not.
         averaging: decay of an exponential moving average of the weights, which is what is validated
@@ -100,15 +100,19 @@ def fit(
         The run's `History`.
 
     Raises:
-        ValueError: data that do not fit the model, a class with one image, or a checkpoint that
-            was made with other settings.
+        TypeError, ValueError: data that do not fit the model, a setting out of range, a class with
+            one image, or a checkpoint that was made with other settings.
         FloatingPointError: the training diverged; the message names the setting to change. A
             `coophash.faults.TrainingWarning` tells of each slow fault, once.
         KeyboardInterrupt: passed on after the checkpoint is written.
     """
-    if not 0 <= averaging < 1:
-        raise ValueError(f"averaging must be at least 0 and below 1, got {averaging!r}")
-    check_settings(updates, batch_size, schedule, validate_every, checkpoint_every)
+    if learning_rate is None:
+        learning_rate = model.learning_rate
+    check_settings(
+        updates=updates, batch_size=batch_size, learning_rate=learning_rate,
+        generator_learning_rate=generator_learning_rate, schedule=schedule, averaging=averaging,
+        validate_every=validate_every, checkpoint_every=checkpoint_every,
+    )  # fmt: skip
     check_augmentation(shift, flip, model.config.image_shape)
     if folder is None and (resume or time_limit is not None):
         name = "resume" if resume else "time_limit"
@@ -119,8 +123,6 @@ def fit(
     if isinstance(model, CoopHash):
         model.multi_label = labels.ndim == 2
     check_classes(model, labels)
-    if learning_rate is None:
-        learning_rate = model.learning_rate
     held_out = None if validation is None else labelled(model, validation, "validation")
 
     run = _Run(
@@ -131,8 +133,9 @@ def fit(
         settings={
             "model": dataclasses.asdict(model.config), "images": len(labels), "updates": updates,
             "batch_size": min(batch_size, len(labels)), "seed": seed,
-            "learning_rate": learning_rate, "generator_learning_rate": generator_learning_rate,
-            "schedule": schedule, "averaging": averaging, "shift": shift, "flip": flip,
+            "learning_rate": float(learning_rate),  # not NumPy's, which JSON cannot hold
+            "generator_learning_rate": float(generator_learning_rate),
+            "schedule": schedule, "averaging": float(averaging), "shift": shift, "flip": flip,
             "validation_images": 0 if held_out is None else len(held_out[1]),
             "validate_every": validate_every,
         },

@@ -12,6 +12,7 @@ from coophash.data import ImageSet
 
 SMALL = dict(base_channels=4, features=16, generator_channels=2, latent_dim=5, langevin_steps=2,
              synthetic_from=2)  # fmt: skip
+SMALL_BASE = dict(base_channels=4, features=16)
 
 
 def stripes(count=24, seed=0, name="stripes"):
@@ -285,6 +286,35 @@ def test_a_class_with_one_image_is_called_by_its_name():
 def test_bad_settings_say_what_is_wrong(settings, words):
     with pytest.raises(ValueError, match=words):
         fit(tiny(), **settings)
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "generator_learning_rate"])
+@pytest.mark.parametrize("rate", [-1e-3, 0.0, float("nan"), float("inf")])
+def test_a_rate_that_cannot_train_is_refused(name, rate):
+    model = tiny()
+    before = weights(model)
+    with pytest.raises(ValueError, match=f"^{name} must be finite and above 0, got {rate}"):
+        fit(model, **{name: rate})
+    assert_equal_weights(before, weights(model))
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "generator_learning_rate", "averaging"])
+@pytest.mark.parametrize("rate", ["1e-3", True, torch.tensor(1e-3)])
+def test_a_rate_is_a_number(name, rate):
+    with pytest.raises(TypeError, match=f"^{name} must be a number, got "):
+        fit(tiny(), **{name: rate})
+
+
+def test_a_rate_of_numpy_is_kept_in_the_checkpoint(tmp_path):
+    rates = dict(learning_rate=np.float32(1e-3), generator_learning_rate=np.int64(1))
+    fit(tiny(cooperative=False), updates=1, folder=tmp_path, averaging=np.float32(0.5), **rates)
+    facts = checkpoints.read_facts(tmp_path / checkpoints.CHECKPOINT_FILE)
+    assert facts["history"]["settings"]["learning_rate"] == pytest.approx(1e-3)
+
+
+def test_a_baseline_does_not_climb_either():
+    with pytest.raises(ValueError, match="learning_rate must be finite and above 0, got -1"):
+        fit(ch.SupervisedHash("csq", 8, 3, (1, 12, 12), **SMALL_BASE), learning_rate=-1)
 
 
 def test_a_time_limit_stops_and_resume_goes_on_to_the_same_weights(tmp_path):
