@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from coophash import recipe_evaluation
+from coophash._training_data import check_augmentation, check_classes, check_settings
 from coophash.checkpoints import CHECKPOINT_FILE, write_atomically
 from coophash.data import ImageSet
 from coophash.diagnostics import has_generator
@@ -84,8 +85,9 @@ def run_recipe(
         say: called with a line for each run.
 
     Raises:
-        ValueError: a record or a checkpoint in the folder is of other settings or other images; or
-            the images do not fit the recipe.
+        TypeError, ValueError: a record or a checkpoint in the folder is of other settings or other
+            images; or the images do not fit the recipe, or a setting of some run is out of range,
+            which is said before the first run.
         KeyboardInterrupt: passed on after a checkpoint is written.
     """
     folder = Path(folder)
@@ -115,7 +117,13 @@ def run_recipe(
             say(f"run {number + 1} of {len(recipe.runs)}: {run.key}")
             limit = None if deadline is None else max(0.0, deadline - time.monotonic())
             record, worked = {"recipe": recipe.title, **settings, **facts}, True
-            if not _run(run, record, images, other, place, limit, device, progress, say):
+            try:
+                finished = _run(run, record, images, other, place, limit, device, progress, say)
+            except BaseException:
+                if not (place / CHECKPOINT_FILE).exists():  # nothing to go on from: no settings
+                    (place / _SETTINGS_FILE).unlink(missing_ok=True)
+                raise
+            if not finished:
                 stopped = run.key
                 break
     recorded = sum(_recorded(folder / run.key, every[run.key], facts) for run in recipe.runs)
@@ -235,31 +243,31 @@ def _settings(recipe: Recipe, images: ImageSet) -> dict[str, dict[str, Any]]:
     defaults = {
         name: parameter.default
         for name, parameter in inspect.signature(fit).parameters.items()
-        if name in FIT_SETTINGS - {"checkpoint_every"}
+        if name in FIT_SETTINGS
     }
     models: dict[tuple[str, int], tuple[dict[str, Any], float]] = {}
-    splits: set[str] = set()
+    splits: set[tuple[str, int]] = set()
     found = {}
     for run in recipe.runs:
         if (run.name, run.bits) not in models:
             model = _model(run, images)
             models[run.name, run.bits] = settings_of(model.config), model.learning_rate
         options, rate = models[run.name, run.bits]
-        if run.protocol.hash not in splits:
-            splits.add(run.protocol.hash)
-            _check_split(run, images)
-        given = {name: value for name, value in run.training.items() if name in defaults}
+        training = {**defaults, "learning_rate": rate, **run.training}
+        _check_training(run, training, images)
+        del training["checkpoint_every"]  # no part of the result
+        if (run.protocol.hash, run.seed) not in splits:
+            splits.add((run.protocol.hash, run.seed))
+            _check_split(run, model, images)
         settings = {
             "version": _VERSION, "key": run.key, "name": run.name, "method": run.method,
             "bits": run.bits, "seed": run.seed, "model": options,
-            "training": {**defaults, "learning_rate": rate, **given},
+            "training": training,
             "protocol_hash": run.protocol.hash,
             "data": _data(run.data),
         }  # fmt: skip
         if run.evaluations:  # only then: records made before there were any stay valid
             settings["evaluate"] = list(run.evaluations)
-            if "unseen" in run.evaluations:
-                recipe_evaluation.unseen_classes(images.classes, run.seed)
             if "generator" in run.evaluations:
                 recipe_evaluation.check_generator(images)
         if run.other is not None:
@@ -274,7 +282,17 @@ def _data(data: Data) -> dict[str, Any]:
     return {"name": data.name, "image_size": data.image_size, "channels": data.channels}
 
 
-def _check_split(run: Run, images: ImageSet) -> None:
+def _check_training(run: Run, training: dict[str, Any], images: ImageSet) -> None:
+    """Raise what `fit` would, with the method's name."""
+    rest = {name: value for name, value in training.items() if name not in ("shift", "flip")}
+    try:
+        check_settings(**rest)
+        check_augmentation(training["shift"], training["flip"], images.image_shape)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"[train] or [methods.{run.name}]: {error}") from None
+
+
+def _check_split(run: Run, model: ImageHasher, images: ImageSet) -> None:
     split, side = run.protocol.split(images.labels), max(images.image_shape[1:])
     if run.protocol.image_size != side:
         raise ValueError(
@@ -285,6 +303,14 @@ def _check_split(run: Run, images: ImageSet) -> None:
         raise ValueError(
             f"the protocol keeps all {run.protocol.train} training images back for validation: "
             "raise train in [protocol]"
+        )
+    check_classes(model, images.labels[split.train])
+    held = images.labels[split.validation]
+    if "unseen" in run.evaluations:
+        held = held[~np.isin(held, recipe_evaluation.unseen_classes(images.classes, run.seed))]
+    if len(held) == 1:  # one half of them is searched for in the other
+        raise ValueError(
+            "one validation image is left to search for: raise validation in [protocol]"
         )
 
 
@@ -307,9 +333,10 @@ def _recorded(place: Path, settings: dict[str, Any], facts: dict[str, Any]) -> b
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{path} is damaged: remove it to do this run again") from None
         if other != settings["hash"]:
+            mend = "" if name == RECORD_FILE else f", or remove {place} to begin the run anew"
             raise ValueError(
                 f"{path} is of other settings ({_difference(found, settings)}): give another "
-                "folder for the grid, or another name for the method"
+                f"folder for the grid, or another name for the method{mend}"
             )
         if pixels != _hashes(facts):
             raise ValueError(f"{path} is of other images: give another folder for the grid")

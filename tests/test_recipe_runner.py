@@ -259,12 +259,48 @@ def test_a_run_that_diverges_is_recorded_and_the_rest_goes_on(tmp_path):
         ("classes = 3", "classes = 2", "classes"),
         ("[methods.csq]", "[methods.csq]\nquantization_weight = -1.0", "quantization_weight must"),
         ("bits = [8]", "bits = [8, 5000]", "bits must be from 1 to 4096"),
+        ("[methods.csq]", "[methods.csq]\nbatch_size = 1", r"\[methods.csq\]: batch_size must be"),
+        ("[methods.csq]", "[methods.csq]\nlearning_rate = -1e-3", "csq.*finite and above 0, got -"),
+        ("[methods.csq]", "[methods.csq]\ncheckpoint_every = 0", "csq.*checkpoint_every must be"),
+        ("[methods.csq]", "[methods.csq]\nshift = 6", "csq.*shift must be at most 5 pixels"),
+        ("updates = 6", 'updates = 6\nschedule = "linear"', r"\[train\] .*schedule must be"),
+        ("updates = 6", "updates = 6\naveraging = 1.0", r"\[train\] .*averaging must be"),
+        ("updates = 6", "updates = 6.0", r"\[train\] .*updates must be an integer"),
+        ("updates = 6", "updates = 6\nflip = 1", r"\[train\] .*flip must be bool, got 1"),
+        (
+            'rule = "stratified"\nquery = 18\ntrain = 45\nvalidation = 15',
+            'rule = "random"\nquery = 18\ntrain = 45\nvalidation = 1',
+            "one validation image is left",
+        ),
+        ("validation = 15", "validation = 42", "class 0 .* has 1 training image"),
     ],
 )
 def test_what_does_not_fit_is_said_before_any_training(tmp_path, old, new, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((TypeError, ValueError), match=words):
         run(tmp_path, TOML.replace(old, new))
-    assert not list((tmp_path).glob("grid/*/*.safetensors"))
+    assert not list(tmp_path.glob("grid/*"))
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_does_not_hold_the_folder(
+    tmp_path, monkeypatch
+):
+    from coophash import training
+
+    def broken(*arguments, **settings):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "cooperative_step", broken)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            run(tmp_path)
+    text = TOML.replace("updates = 6", "updates = 3")
+    assert run(tmp_path, text, minutes=0).stopped == "plain-8-bits-seed-0"
+    with monkeypatch.context() as patch:  # now there is a checkpoint, of these settings
+        patch.setattr(training, "cooperative_step", broken)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            run(tmp_path, text)
+    with pytest.raises(ValueError, match=r"is of other settings .* or remove .* to begin the run"):
+        run(tmp_path)
 
 
 def test_a_file_is_no_folder(tmp_path):
