@@ -25,12 +25,14 @@ import torch
 from coophash import recipe_evaluation
 from coophash._training_data import check_augmentation, check_classes, check_settings
 from coophash.checkpoints import CHECKPOINT_FILE, write_atomically
+from coophash.coop import CoopHash
 from coophash.data import ImageSet
 from coophash.diagnostics import has_generator
 from coophash.environment import commit, machine, versions
 from coophash.evaluation import without_classes
 from coophash.hasher import ImageHasher, settings_of
 from coophash.history import History
+from coophash.losses import hash_centers
 from coophash.methods import make_model
 from coophash.protocols import Split
 from coophash.recipe import FIT_SETTINGS, Data, Recipe, Run
@@ -40,7 +42,6 @@ from coophash.training import fit
 RECORD_FILE = "record.json"
 HISTORY_FILE = "history.json"
 UNSEEN_FOLDER = "unseen"  # in a run's folder: the model that has not learned some classes
-_VERSION = 2  # raised when the same settings would give other weights or scores than before
 _SETTINGS_FILE, _LOCK_FILE = "run.json", "lock"
 
 
@@ -245,14 +246,16 @@ def _settings(recipe: Recipe, images: ImageSet) -> dict[str, dict[str, Any]]:
         for name, parameter in inspect.signature(fit).parameters.items()
         if name in FIT_SETTINGS
     }
-    models: dict[tuple[str, int], tuple[dict[str, Any], float]] = {}
+    models: dict[tuple[str, int], tuple[dict[str, Any], float, int]] = {}
     splits: set[tuple[str, int]] = set()
     found = {}
     for run in recipe.runs:
         if (run.name, run.bits) not in models:
             model = _model(run, images)
-            models[run.name, run.bits] = settings_of(model.config), model.learning_rate
-        options, rate = models[run.name, run.bits]
+            models[run.name, run.bits] = (
+                settings_of(model.config), model.learning_rate, _version(model)
+            )  # fmt: skip
+        options, rate, version = models[run.name, run.bits]
         training = {**defaults, "learning_rate": rate, **run.training}
         _check_training(run, training, images)
         del training["checkpoint_every"]  # no part of the result
@@ -260,7 +263,7 @@ def _settings(recipe: Recipe, images: ImageSet) -> dict[str, dict[str, Any]]:
             splits.add((run.protocol.hash, run.seed))
             _check_split(run, model, images)
         settings = {
-            "version": _VERSION, "key": run.key, "name": run.name, "method": run.method,
+            "version": version, "key": run.key, "name": run.name, "method": run.method,
             "bits": run.bits, "seed": run.seed, "model": options,
             "training": training,
             "protocol_hash": run.protocol.hash,
@@ -280,6 +283,19 @@ def _settings(recipe: Recipe, images: ImageSet) -> dict[str, dict[str, Any]]:
 
 def _data(data: Data) -> dict[str, Any]:
     return {"name": data.name, "image_size": data.image_size, "channels": data.channels}
+
+
+def _version(model: ImageHasher) -> int:
+    """Raised when the same settings would give other weights or scores, of the runs concerned.
+
+    3: hash centres of the central ranking loss are drawn where Hadamard's repeat bits, which had
+    been taken wherever there are any. All other records of version 2 stay valid.
+    """
+    c = model.config
+    if isinstance(model, CoopHash) and c.ranking == "central":
+        before, now = (hash_centers(c.classes, c.bits, method=m) for m in ("auto", "distinct"))
+        return 2 if torch.equal(before, now) else 3
+    return 2
 
 
 def _check_training(run: Run, training: dict[str, Any], images: ImageSet) -> None:

@@ -14,6 +14,7 @@ import coophash as ch
 from coophash import recipe_runner
 from coophash.checkpoints import CHECKPOINT_FILE
 from coophash.data import ImageSet
+from coophash.methods import make_model
 from coophash.recipe import read_recipe
 from coophash.recipe_runner import HISTORY_FILE, RECORD_FILE, run_recipe
 
@@ -225,6 +226,36 @@ def test_what_was_begun_with_other_settings_does_not_go_on(tmp_path):
     assert run(tmp_path, minutes=0).stopped == "plain-8-bits-seed-0"
     with pytest.raises(ValueError, match=r"run.json is of other settings \(training.updates"):
         run(tmp_path, TOML.replace("updates = 6", "updates = 60"))
+
+
+@pytest.mark.parametrize(
+    "method, bits, options, version",
+    [
+        ("plain", 16, {}, 2), ("plain", 48, {}, 2), ("coophash", 8, {}, 2),
+        ("coophash", 32, {}, 3), ("plain", 64, {}, 3), ("coophash-without-energy", 32, {}, 3),
+        ("plain", 32, {"ranking": "contrastive"}, 2), ("csq", 32, {}, 2),
+    ],
+)  # fmt: skip
+def test_records_whose_centres_are_others_now_are_of_another_version(
+    method, bits, options, version
+):
+    """With ten classes, Hadamard's rows of order 32 and 64 repeat bits."""
+    small = {"base_channels": 4, "features": 8, **options}
+    assert recipe_runner._version(make_model(method, bits, 10, (1, 12, 12), **small)) == version
+
+
+def test_records_of_an_older_version_do_not_count(tmp_path, monkeypatch):
+    text = TOML.replace("bits = [8]", "bits = [12, 32]").replace("seeds = [0, 1]", "seeds = [0]")
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe_runner, "_version", lambda model: 2)
+        assert run(tmp_path, text).recorded == 4
+    recipe = recipe_of(tmp_path / "recipe", text)
+    found, wanted = records(tmp_path), recipe_runner._settings(recipe, stripes())
+    assert [key for key in wanted if found[key]["hash"] != wanted[key]["hash"]] == [
+        "plain-32-bits-seed-0"
+    ]
+    with pytest.raises(ValueError, match=r"plain-32-bits.*version is 2 there, not 3"):
+        run(tmp_path, text)
 
 
 def test_a_damaged_record_is_named(whole, tmp_path):
