@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -45,6 +46,30 @@ def labelled(model: ImageHasher, data: Any, name: str) -> tuple[Pixels, NDArray[
         return check_images(images[index], model.config.image_shape, f"{name} images")
 
     return pixels, checked.cpu().numpy()
+
+
+def digest_of(data: Any, labels: NDArray[Any]) -> str:
+    """Tells a resumed run that its images or labels are others, or in another order.
+
+    Of grey levels, so that an image has one digest as uint8 and as float, on any device; floats
+    that differ by less than a level are taken for the same.
+
+    Args:
+        data: an `ImageSet` or (images, labels), checked by `labelled`.
+        labels: of all its images, as `labelled` gives them.
+    """
+    images = data.images if isinstance(data, ImageSet) else data[0]
+    told = hashlib.blake2b(f"{tuple(images.shape)} {labels.shape}".encode(), digest_size=8)
+    for start in range(0, len(images), 4096):
+        block = images[start : start + 4096]
+        if isinstance(block, Tensor):
+            block = block.detach().cpu()
+            block = (block if block.dtype == torch.uint8 else block.float()).numpy()
+        if block.dtype != np.uint8:
+            block = np.rint((block.astype(np.float32) + 1) * 127.5).clip(0, 255).astype(np.uint8)
+        told.update(np.ascontiguousarray(block).data)
+    told.update(np.ascontiguousarray(labels).data)
+    return told.hexdigest()
 
 
 def check_classes(model: ImageHasher, labels: NDArray[Any]) -> None:

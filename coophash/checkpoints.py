@@ -2,7 +2,7 @@
 
 A model folder holds `config.json` (what the model is) and `model.safetensors` (its weights). A
 training run keeps `checkpoint.safetensors` beside them: weights, optimiser state and the history so
-far, everything that a resumed run needs.
+far, everything that a resumed run needs but the data, of which it has a digest.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from coophash._training_data import (
     check_augmentation,
     check_classes,
     check_settings,
+    digest_of,
     labelled,
 )
 from coophash.augmentation import shift_and_flip
@@ -90,7 +91,8 @@ def fit(
             letters.
         validate_every, checkpoint_every: in updates; the generator is looked at with the former.
         folder: keeps a checkpoint and, at the end, the model. None keeps nothing.
-        resume: go on from the checkpoint in `folder`, if there is one.
+        resume: go on from the checkpoint in `folder`, if there is one, with the same settings and
+            the same images and labels in the same order.
         time_limit: seconds after which to write a checkpoint and return, finished or not; the
             history's `update` tells. Calling again with `resume` goes on, to the same weights as
             without the stop. Needs `folder`.
@@ -101,7 +103,7 @@ def fit(
 
     Raises:
         TypeError, ValueError: data that do not fit the model, a setting out of range, a class with
-            one image, or a checkpoint that was made with other settings.
+            one image, or a checkpoint that was made with other settings or other data.
         FloatingPointError: the training diverged; the message names the setting to change. A
             `coophash.faults.TrainingWarning` tells of each slow fault, once.
         KeyboardInterrupt: passed on after the checkpoint is written.
@@ -124,6 +126,11 @@ def fit(
         model.multi_label = labels.ndim == 2
     check_classes(model, labels)
     held_out = None if validation is None else labelled(model, validation, "validation")
+    digests = {}
+    if folder is not None:  # a checkpoint goes on with the data that it was made with
+        digests["data_digest"] = digest_of(dataset, labels)
+        if held_out is not None:
+            digests["validation_digest"] = digest_of(validation, held_out[1])
 
     run = _Run(
         model,
@@ -137,7 +144,7 @@ def fit(
             "generator_learning_rate": float(generator_learning_rate),
             "schedule": schedule, "averaging": float(averaging), "shift": shift, "flip": flip,
             "validation_images": 0 if held_out is None else len(held_out[1]),
-            "validate_every": validate_every,
+            "validate_every": validate_every, **digests,
         },
         path=None if folder is None else Path(folder) / checkpoints.CHECKPOINT_FILE,
     )  # fmt: skip
@@ -390,7 +397,15 @@ class _Run:
         # What was not yet a setting when the checkpoint was written was as its default says.
         found["model"] = defaults_of(self.model.config) | found["model"]
         for name in wanted:
-            if wanted[name] != found.get(name):
+            if name.endswith("_digest"):  # a checkpoint without it may be of any data
+                if wanted[name] != found.setdefault(name, wanted[name]):
+                    what = "dataset" if name == "data_digest" else "validation"
+                    raise ValueError(
+                        f"{self.path} was made with other images or labels in {what}, or in "
+                        "another order: resume with the data it was started with, or give another "
+                        "folder"
+                    )
+            elif wanted[name] != found.get(name):
                 raise ValueError(
                     f"{self.path} was made with {name} = {found.get(name)!r}, not "
                     f"{wanted[name]!r}: resume with the settings it was started with"

@@ -139,6 +139,57 @@ def test_resume_refuses_other_settings(tmp_path):
         fit(tiny(), folder=tmp_path, resume=True, seed=1)
 
 
+def _changed(part, row):
+    """`stripes`, but for one pixel or two labels."""
+    data = stripes()
+    images, labels = data.images.copy(), data.labels.copy()
+    if part == "images":
+        images[row, 0, 0, 0] ^= 128
+    else:
+        labels[[row, row - 1]] = labels[[row - 1, row]]
+    return ImageSet(images, labels, data.class_names)
+
+
+@pytest.mark.parametrize("part, row", [("images", 23), ("labels", 5)])
+@pytest.mark.parametrize("name", ["dataset", "validation"])
+def test_resume_refuses_other_data(tmp_path, name, part, row):
+    fit(tiny(cooperative=False), validation=stripes(), folder=tmp_path, time_limit=0)
+    sets = {"dataset": stripes(), "validation": stripes(), name: _changed(part, row)}
+    words = f"checkpoint.safetensors was made with other images or labels in {name}"
+    with pytest.raises(ValueError, match=words):
+        fit(tiny(cooperative=False), sets["dataset"], validation=sets["validation"],
+            folder=tmp_path, resume=True)  # fmt: skip
+
+
+def test_resume_takes_the_same_images_in_another_form(tmp_path):
+    data = stripes()
+    fit(tiny(cooperative=False), data, folder=tmp_path, time_limit=0)
+    pixels = torch.from_numpy(data.float())
+    for images in (pixels, pixels.double().numpy(), data.images):
+        labels = data.labels.astype(np.int32)
+        fit(tiny(cooperative=False), (images, labels), folder=tmp_path, resume=True, time_limit=0)
+    with pytest.raises(ValueError, match="other images or labels in dataset, or in another order"):
+        fit(tiny(cooperative=False), data.subset(np.arange(24)[::-1]), folder=tmp_path, resume=True)
+
+
+def test_a_checkpoint_without_a_digest_goes_on_and_has_one_then(tmp_path, monkeypatch):
+    whole, resumed = tiny(cooperative=False), tiny(cooperative=False)
+    fit(whole)
+    with monkeypatch.context() as patch:
+        original = training.checkpoints.save_training
+
+        def old(path, modules, optimizers, extra, facts):
+            del facts["history"]["settings"]["data_digest"]
+            original(path, modules, optimizers, extra, facts)
+
+        patch.setattr(training.checkpoints, "save_training", old)
+        fit(tiny(cooperative=False), folder=tmp_path, time_limit=0)
+    fit(resumed, folder=tmp_path, resume=True)
+    assert_equal_weights(weights(whole), weights(resumed))
+    with pytest.raises(ValueError, match="other images or labels in dataset"):
+        fit(tiny(cooperative=False), _changed("images", 0), folder=tmp_path, resume=True)
+
+
 def test_an_old_checkpoint_is_not_overwritten(tmp_path):
     fit(tiny(), folder=tmp_path)
     with pytest.raises(ValueError, match="checkpoint of an earlier run"):
