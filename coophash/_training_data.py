@@ -114,7 +114,8 @@ def check_settings(
         ("learning_rate", learning_rate), ("generator_learning_rate", generator_learning_rate)
     ):  # fmt: skip
         _check_number(name, rate)
-        if not 0 < rate < math.inf:
+        frozen = name == "generator_learning_rate" and rate == 0  # to train against a fixed one
+        if not (0 < rate < math.inf or frozen):
             raise ValueError(f"{name} must be finite and above 0, got {rate!r}: try 1e-3")
     _check_number("averaging", averaging)
     if not 0 <= averaging < 1:

@@ -76,9 +76,10 @@ def fit(
         batch_size: images per update, at least 2, drawn without replacement within an epoch.
         seed: of the batches and of every draw of the method. Equal seeds on one machine with equal
             numbers of threads give equal weights, with or without stops in between.
-        learning_rate, generator_learning_rate: of Adam (beta1 0.5) for the two networks, above 0;
-            None is `model.learning_rate`, which differs between methods. The energy head's is
-            `learning_rate` times the model's `energy_rate`. A `SupervisedHash` has no generator.
+        learning_rate, generator_learning_rate: of Adam (beta1 0.5) for the two networks, above 0,
+            or 0 for a generator that is to stay as it is; None is `model.learning_rate`, which
+            differs between methods. The energy head's is `learning_rate` times the model's
+            `energy_rate`. A `SupervisedHash` has no generator.
         schedule: "cosine" decays both to 0 over `updates`; "constant" does not.
         averaging: decay of an exponential moving average of the weights, which is what is validated
             and what the model ends with; 0.99 averages over some 100 updates, 0 takes the last.
