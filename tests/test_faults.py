@@ -249,7 +249,7 @@ def test_signs_of_a_generator():
     energies = model.energy(pair.positive, labels)
     assert signs["energy_generated"] == pytest.approx(float(energies.detach().mean()), abs=1e-6)
     lower = model.energy(model.revise(pair.positive, labels), labels)
-    assert signs["chain_drop"] == pytest.approx(float((energies - lower).mean()), abs=1e-6)
+    assert signs["chain_drop"] == pytest.approx(float((energies - lower).detach().mean()), abs=1e-6)
     for which, sign in (("latent", "diversity"), ("label", "pair_distance")):
         assert generator_signs(ignoring(which).eval(), images, labels)[sign] < 1e-5
     assert generator_signs(tiny(without="generator"), images, labels) == {}
