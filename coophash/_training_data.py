@@ -17,6 +17,7 @@ from coophash.data.checks import check_images
 from coophash.hasher import ImageHasher
 
 Pixels = Callable[[NDArray[np.int64]], Any]  # rows -> (B, C, H, W) float in [-1, 1]
+_DIGEST_BLOCK = 1 << 24  # values that are turned to grey levels at a time
 
 
 def labelled(model: ImageHasher, data: Any, name: str) -> tuple[Pixels, NDArray[Any]]:
@@ -60,8 +61,9 @@ def digest_of(data: Any, labels: NDArray[Any]) -> str:
     """
     images = data.images if isinstance(data, ImageSet) else data[0]
     told = hashlib.blake2b(f"{tuple(images.shape)} {labels.shape}".encode(), digest_size=8)
-    for start in range(0, len(images), 4096):
-        block = images[start : start + 4096]
+    rows = max(1, _DIGEST_BLOCK // math.prod(images.shape[1:]))
+    for start in range(0, len(images), rows):
+        block = images[start : start + rows]
         if isinstance(block, Tensor):
             block = block.detach().cpu()
             block = (block if block.dtype == torch.uint8 else block.float()).numpy()
@@ -116,7 +118,8 @@ def check_settings(
         _check_number(name, rate)
         frozen = name == "generator_learning_rate" and rate == 0  # to train against a fixed one
         if not (0 < rate < math.inf or frozen):
-            raise ValueError(f"{name} must be finite and above 0, got {rate!r}: try 1e-3")
+            least = "above 0" if name == "learning_rate" else "at least 0"
+            raise ValueError(f"{name} must be finite and {least}, got {rate!r}: try 1e-3")
     _check_number("averaging", averaging)
     if not 0 <= averaging < 1:
         raise ValueError(f"averaging must be at least 0 and below 1, got {averaging!r}")

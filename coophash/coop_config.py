@@ -87,8 +87,8 @@ class CoopHashConfig:
             loss: earlier ones are noise.
         pairs: "generated" (x+ and x- as the generator made them, which the paper's figure hints at)
             or "revised" (x~ in place of x+: more varied).
-        pair_noise: sigma of the noise of Eq. 1, one draw for both images of a pair, as hash and
-            category head see them; the chain starts without it, as in Eq. 5.
+        pair_noise: sigma of the noise of Eq. 1, one draw for both images of a generated pair, as
+            hash and category head see them; the chain starts without it, as in Eq. 5.
         pair_gradient: weight with which hash and category loss teach the generator too, through x-
             and, with generated pairs, x+. The paper's figure and Eq. 2 suggest 0.
         margin: of the triplets, in squared distance per bit.
@@ -113,7 +113,8 @@ class CoopHashConfig:
             carry the class and the generator has to use its label.
         update_order: "together": both networks learn from one pass, at the weights before it.
             "descriptor first": Eq. 2 is computed again with the descriptor just updated, of the
-            same x~ and draws, as in the released cooperative networks; one more pass of the base.
+            same x~ and draws, as in the released cooperative networks: one more pass of the base,
+            and of the generator, whose running batch statistics move by both.
         gradient_clip: largest norm of the descriptor's gradient.
     """
 
@@ -197,6 +198,11 @@ class CoopHashConfig:
             "generator_channels",
         ):
             check_range(name, getattr(self, name), 1, None)
+        if self.pair_noise and self.pairs != "generated":
+            raise ValueError(
+                f'pairs must be "generated" with a pair_noise, got {self.pairs!r}: x~ has that '
+                "of its chain, and x- alone would have this one, which tells negatives apart"
+            )
         if self.pair_gradient and self.without == "generator":
             raise ValueError(
                 f"pair_gradient must be 0 without the generator, got {self.pair_gradient}: it has "

@@ -52,6 +52,7 @@ from coophash.evaluation import (
     evaluate_unseen,
 )
 from coophash.hasher import ImageHasher
+from coophash.protocols import Split
 
 EVALUATIONS = ("retrieval", "corruption", "recovery", "unseen", "collection", "generator")
 CLASSIFIER_IMAGES, CLASSIFIER_UPDATES = 20_000, 1200
@@ -153,11 +154,12 @@ def generator(
     }
 
 
-def check_generator(images: ImageSet) -> None:
-    """There can be a classifier for the generator's images.
+def check_generator(images: ImageSet, split: Split) -> None:
+    """There can be a classifier for the generator's images, and something to compare them with.
 
     Raises:
-        ValueError: images too large for the small network that judges them.
+        ValueError: images too large for the small network that judges them, or fewer than 2 of a
+            class among queries or database.
     """
     side = max(images.image_shape[1:])
     if side > 64:
@@ -165,6 +167,13 @@ def check_generator(images: ImageSet) -> None:
             f'"generator" in evaluate is for images of at most 64 pixels, got {side}: leave it out '
             "and give coophash.generator_report a classifier of yours"
         )
+    for name, rows in (("queries", split.query), ("database", split.database)):
+        least = int(np.bincount(images.labels[rows], minlength=images.classes).min())
+        if least < 2:
+            raise ValueError(
+                f'"generator" in evaluate needs at least 2 images of each class in {name}, got '
+                f"{least} of one: raise their number in [protocol], or leave it out"
+            )
 
 
 def check_collection(images: ImageSet, other: ImageSet | None) -> None:

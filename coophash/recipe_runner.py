@@ -14,7 +14,7 @@ import hashlib
 import inspect
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -253,7 +253,7 @@ def _settings(recipe: Recipe, images: ImageSet) -> dict[str, dict[str, Any]]:
         if (run.name, run.bits) not in models:
             model = _model(run, images)
             models[run.name, run.bits] = (
-                settings_of(model.config), model.learning_rate, _version(model)
+                settings_of(model.config), model.learning_rate, _version(model, run.evaluations)
             )  # fmt: skip
         options, rate, version = models[run.name, run.bits]
         training = {**defaults, "learning_rate": rate, **run.training}
@@ -271,8 +271,6 @@ def _settings(recipe: Recipe, images: ImageSet) -> dict[str, dict[str, Any]]:
         }  # fmt: skip
         if run.evaluations:  # only then: records made before there were any stay valid
             settings["evaluate"] = list(run.evaluations)
-            if "generator" in run.evaluations:
-                recipe_evaluation.check_generator(images)
         if run.other is not None:
             settings["other"] = _data(run.other)
         text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
@@ -285,16 +283,22 @@ def _data(data: Data) -> dict[str, Any]:
     return {"name": data.name, "image_size": data.image_size, "channels": data.channels}
 
 
-def _version(model: ImageHasher) -> int:
+def _version(model: ImageHasher, evaluations: Iterable[str]) -> int:
     """Raised when the same settings would give other weights or scores, of the runs concerned.
 
     3: hash centres of the central ranking loss are drawn where Hadamard's repeat bits, which had
     been taken wherever there are any. All other records of version 2 stay valid.
     """
     c = model.config
-    if isinstance(model, CoopHash) and c.ranking == "central":
-        before, now = (hash_centers(c.classes, c.bits, method=m) for m in ("auto", "distinct"))
-        return 2 if torch.equal(before, now) else 3
+    if not isinstance(model, CoopHash) or c.ranking != "central":
+        return 2
+    counts = {c.classes}
+    if "unseen" in evaluations:
+        counts.add(c.classes - len(recipe_evaluation.unseen_classes(c.classes, seed=0)))
+    for classes in counts:
+        before, now = (hash_centers(classes, c.bits, method=m) for m in ("auto", "distinct"))
+        if not torch.equal(before, now):
+            return 3
     return 2
 
 
@@ -321,6 +325,8 @@ def _check_split(run: Run, model: ImageHasher, images: ImageSet) -> None:
             "raise train in [protocol]"
         )
     check_classes(model, images.labels[split.train])
+    if "generator" in run.evaluations:
+        recipe_evaluation.check_generator(images, split)
     held = images.labels[split.validation]
     if "unseen" in run.evaluations:
         held = held[~np.isin(held, recipe_evaluation.unseen_classes(images.classes, run.seed))]

@@ -446,7 +446,7 @@ def test_pair_noise_is_one_draw_for_both_images(monkeypatch):
 
     monkeypatch.setattr(module, "shared_features", watching)
     for sigma in (0.0, 0.3):
-        cooperative_loss(tiny(pair_noise=sigma), *batch(), 0, 0)
+        cooperative_loss(tiny(pair_noise=sigma, pairs="generated"), *batch(), 0, 0)
     added = [noisy - clean for noisy, clean in zip(seen[0.3][:2], seen[0.0][:2], strict=True)]
     torch.testing.assert_close(added[0], added[1], atol=1e-6, rtol=0)
     assert 0.25 < added[0].std() < 0.35
@@ -484,3 +484,5 @@ def test_pair_options_that_do_not_go_together():
         tiny(pair_gradient=1.0, update_order="descriptor first")
     with pytest.raises(ValueError, match="pair_gradient must be 0 without the generator"):
         tiny(pair_gradient=1.0, without="generator")
+    with pytest.raises(ValueError, match='pairs must be "generated" with a pair_noise'):
+        tiny(pair_noise=0.3)

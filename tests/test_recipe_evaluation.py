@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
@@ -240,5 +241,14 @@ def test_generators_are_judged_by_real_images_alone(tmp_path, monkeypatch):
 
 def test_generators_of_large_images_are_refused_before_training():
     large = ImageSet(np.zeros((4, 1, 65, 8), np.uint8), np.arange(4) % 2, ("a", "b"))
+    rows = np.arange(4)
+    split = types.SimpleNamespace(query=rows, database=rows)
     with pytest.raises(ValueError, match="at most 64 pixels, got 65"):
-        recipe_evaluation.check_generator(large)
+        recipe_evaluation.check_generator(large, split)
+
+
+def test_generators_need_two_queries_of_each_class_before_training(tmp_path):
+    text = TOML.replace('["retrieval", "unseen", "corruption", "recovery"]', '["generator"]')
+    with pytest.raises(ValueError, match="2 images of each class in queries, got 1 of one"):
+        run(tmp_path, text.replace("query = 18", "query = 3"))
+    assert not list(tmp_path.rglob(RECORD_FILE))

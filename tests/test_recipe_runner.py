@@ -241,13 +241,21 @@ def test_records_whose_centres_are_others_now_are_of_another_version(
 ):
     """With ten classes, Hadamard's rows of order 32 and 64 repeat bits."""
     small = {"base_channels": 4, "features": 8, **options}
-    assert recipe_runner._version(make_model(method, bits, 10, (1, 12, 12), **small)) == version
+    model = make_model(method, bits, 10, (1, 12, 12), **small)
+    assert recipe_runner._version(model, ("corruption",)) == version
+
+
+def test_centres_of_the_model_of_fewer_classes_count_too():
+    """At 16 bits ten classes have Hadamard's rows as before, seven have drawn ones now."""
+    model = make_model("plain", 16, 10, (1, 12, 12), base_channels=4, features=8)
+    assert recipe_runner._version(model, ()) == 2
+    assert recipe_runner._version(model, ("unseen",)) == 3
 
 
 def test_records_of_an_older_version_do_not_count(tmp_path, monkeypatch):
     text = TOML.replace("bits = [8]", "bits = [12, 32]").replace("seeds = [0, 1]", "seeds = [0]")
     with monkeypatch.context() as patch:
-        patch.setattr(recipe_runner, "_version", lambda model: 2)
+        patch.setattr(recipe_runner, "_version", lambda model, evaluations: 2)
         assert run(tmp_path, text).recorded == 4
     recipe = recipe_of(tmp_path / "recipe", text)
     found, wanted = records(tmp_path), recipe_runner._settings(recipe, stripes())

@@ -348,7 +348,9 @@ def test_bad_settings_say_what_is_wrong(settings, words):
 def test_a_rate_that_cannot_train_is_refused(name, rate):
     model = tiny()
     before = weights(model)
-    with pytest.raises(ValueError, match=f"^{name} must be finite and above 0, got {rate}"):
+    with pytest.raises(
+        ValueError, match=f"^{name} must be finite and (above|at least) 0, got {rate}"
+    ):
         fit(model, **{name: rate})
     assert_equal_weights(before, weights(model))
 
