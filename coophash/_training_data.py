@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from coophash._options import check_number
 from coophash.data import ImageSet
 from coophash.data.checks import check_images
 from coophash.hasher import ImageHasher
@@ -112,24 +113,18 @@ def check_settings(
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
             raise ValueError(f"{name} must be an integer of at least {low}, got {value!r}")
     # Adam looks at its own rate alone, not at those of its groups: below 0 it would climb.
-    for name, rate in (
-        ("learning_rate", learning_rate), ("generator_learning_rate", generator_learning_rate)
-    ):  # fmt: skip
-        _check_number(name, rate)
-        frozen = name == "generator_learning_rate" and rate == 0  # to train against a fixed one
-        if not (0 < rate < math.inf or frozen):
-            least = "above 0" if name == "learning_rate" else "at least 0"
-            raise ValueError(f"{name} must be finite and {least}, got {rate!r}: try 1e-3")
-    _check_number("averaging", averaging)
+    for name, rate, expected in (
+        ("learning_rate", learning_rate, "above 0"),
+        ("generator_learning_rate", generator_learning_rate, "at least 0"),  # 0: it stays as it is
+    ):
+        check_number(name, rate, expected)
+        if not 0 <= rate < math.inf or (rate == 0 and expected == "above 0"):
+            raise ValueError(f"{name} must be finite and {expected}, got {rate!r}: try 1e-3")
+    check_number("averaging", averaging, "of at least 0 and below 1")
     if not 0 <= averaging < 1:
         raise ValueError(f"averaging must be at least 0 and below 1, got {averaging!r}")
     if schedule not in ("cosine", "constant"):
         raise ValueError(f"schedule must be 'cosine' or 'constant', got {schedule!r}")
-
-
-def _check_number(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name} must be a number, got {value!r}")
 
 
 def check_augmentation(shift: int, flip: bool, image_shape: tuple[int, int, int]) -> None:
