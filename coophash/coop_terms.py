@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from coophash import label_sets, losses
 from coophash.backbone import enlarge
+from coophash.descriptor import draw_latent
 
 if TYPE_CHECKING:
     from coophash.coop import CoopHash
@@ -162,7 +163,7 @@ def variational_loss(
         means = [centre_by_class(mean, labels, c.classes) for mean in means]
     mean, log_std = torch.cat(means), torch.cat([s for _, s in moments])
     noise = torch.randn(mean.shape, generator=source, device=mean.device)
-    inferred = scale_gradient(mean + log_std.exp() * noise, c.variational_weight)
+    inferred = scale_gradient(draw_latent(mean, log_std, noise), c.variational_weight)
     decoded = model.generator(torch.cat([labels] * len(parts)), inferred).split(len(labels))
     reconstruction, kl = mean.new_zeros(()), mean.new_zeros(())
     for (images, _, weight), image, part_mean, (_, part_log_std) in zip(

@@ -8,11 +8,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from coophash import _descriptor_gradient, spectral
+from coophash import _descriptor_gradient, losses, spectral
 from coophash._chain_energy import StepArguments, by_autograd
 from coophash.backbone import make_base
 from coophash.coop_config import CoopHashConfig
 from coophash.kernels.energy import energy_head
+
+
+def draw_latent(mean: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:
+    """z~ of q(z | x) = N(mean, exp(log_std)^2), reparameterised: three of (B, d) -> (B, d).
+
+    noise is standard normal. Above `losses.LOG_STD_LIMIT` the spread grows no further.
+    """
+    return mean + log_std.clamp(max=losses.LOG_STD_LIMIT).exp() * noise
 
 
 class Descriptor(nn.Module):

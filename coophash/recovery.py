@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from coophash._options import check_integer, check_number
 from coophash.data import ImageSet
 from coophash.data.checks import check_images
+from coophash.descriptor import draw_latent
 from coophash.label_sets import likeliest
 from coophash.sampling import langevin
 
@@ -194,7 +195,7 @@ def _recover(
             latent = mean
             if start:  # the first is the mean of q(z | x), the others are drawn from it
                 noise = torch.randn(mean.shape, generator=source, device=y.device)
-                latent = mean + log_std.exp() * noise
+                latent = draw_latent(mean, log_std, noise)
             anchor = _blend(y, model.generator(chosen, latent), observed, trust)
             found, energies = anchor, best - 1
             if steps:

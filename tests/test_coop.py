@@ -1,6 +1,7 @@
 """CoopHash: settings, shapes, the pair, the chain, and which gradient reaches which network."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from coophash.coop import (
 )
 from coophash.coop import _cooperative_loss as cooperative_loss
 from coophash.coop_terms import centre_by_class, other_classes, random_source
+from coophash.descriptor import draw_latent
 
 SMALL = dict(base_channels=4, features=16, generator_channels=2, latent_dim=5, langevin_steps=2)
 
@@ -131,6 +133,28 @@ def test_observed_images_take_their_share_of_the_variational_loss():
             torch.testing.assert_close(found[share], losses.reconstruction_loss(images, decoded))
     assert abs(found[0.0] - found[1.0]) > 1
     torch.testing.assert_close(found[0.25], 0.75 * found[0.0] + 0.25 * found[1.0])
+
+
+def test_an_inference_head_that_shot_up_comes_back():
+    """A cold optimizer can throw log std past where exp overflows; the KL brings it down again."""
+    images, labels = batch()
+    model = tiny(variational_weight=0.01)
+    model.descriptor.inference_head.bias.data[5:] = 65.0
+    chosen = optimizers(model)
+    for update in range(40):
+        watched = cooperative_step(model, images, labels, chosen, 0, update)
+        assert all(math.isfinite(float(value)) for value in watched.values()), (update, watched)
+    assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
+    with torch.no_grad():
+        log_std = model.descriptor.infer(model.descriptor.base(images))[1]
+    assert float(log_std.max()) < 65
+
+
+def test_a_draw_below_the_limit_is_the_plain_one_and_above_it_finite():
+    mean, noise = torch.randn(4, 3), torch.randn(4, 3)
+    log_std = torch.linspace(-5, losses.LOG_STD_LIMIT, 12).reshape(4, 3)
+    assert torch.equal(draw_latent(mean, log_std, noise), mean + log_std.exp() * noise)
+    assert bool(torch.isfinite(draw_latent(mean, log_std + 100, noise)).all())
 
 
 def test_between_cooperative_updates_real_images_teach_alone():

@@ -285,6 +285,27 @@ def test_gaussian_kl_against_torch_distributions():
     assert math.isclose(float(losses.gaussian_kl(torch.zeros(2, 3), torch.zeros(2, 3))), 0.0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gaussian_kl_goes_on_linearly_where_exp_would_overflow(dtype):
+    """Up to the limit the formula bit for bit, above it the tangent: finite, and it leads down."""
+    below = torch.linspace(-30, losses.LOG_STD_LIMIT, 9, dtype=dtype)[:-1, None].requires_grad_()
+    mean = torch.randn(8, 1, dtype=dtype)
+    found = losses.gaussian_kl(mean, below)
+    expected = 0.5 * (mean.square() + (2 * below).exp() - 1 - 2 * below).sum(1).mean()
+    assert torch.equal(found, expected)
+    slopes = [torch.autograd.grad(value, below)[0] for value in (found, expected)]
+    assert torch.equal(*slopes)
+
+    limit = losses.LOG_STD_LIMIT
+    for far in (limit + 1, 65.0, 1e6):
+        log_std = torch.full((1, 1), far, dtype=dtype, requires_grad=True)
+        value = losses.gaussian_kl(torch.zeros_like(log_std), log_std)
+        (slope,) = torch.autograd.grad(value, log_std)
+        at_limit, tangent = 0.5 * (math.exp(2 * limit) - 1 - 2 * limit), math.exp(2 * limit) - 1
+        assert float(slope) == pytest.approx(tangent, rel=1e-6)
+        assert float(value.detach()) == pytest.approx(at_limit + (far - limit) * tangent, rel=1e-6)
+
+
 def test_gradient_penalty_of_a_quadratic_energy():
     """E = w/2 |x|^2: |dE/dx|^2 = w^2 |x|^2, and its derivative with respect to w."""
     weight = torch.tensor(3.0, requires_grad=True)
