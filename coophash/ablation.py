@@ -18,7 +18,7 @@ own ablation is not public). `CoopHashConfig.without` chooses:
                and conditional CoopNets do: ||x~ - g(c, z)||^2.
     category   No p(c | x): no cross-entropy, of real images or of synthetic ones.
 
-Without any cooperative part (`cooperative=False`) what is left is the triplet loss and the
+Without any cooperative part (`cooperative=False`) what is left is the ranking loss and the
 cross-entropy of real images.
 """
 

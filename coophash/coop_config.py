@@ -1,4 +1,4 @@
-"""Every setting of CoopHash, checked. "Our reading" marks what the paper leaves open."""
+"""Every setting of CoopHash, checked. Where the paper leaves one open, our reading of it."""
 
 from __future__ import annotations
 
@@ -36,8 +36,7 @@ class CoopHashConfig:
             "inference" or "category"; "" leaves out nothing. What stands in for each is said in
             `coophash.ablation`.
         cooperate_every: n; generator, chain, energy and synthetic images take part in every n-th
-            update. The others learn from real images alone, at a quarter of the cost. 2 is as good
-            as 1 on digits.
+            update. The others learn from real images alone, at a quarter of the cost.
         latent_dim: d, dimension of z.
         base_channels, features: width of the base's first convolution and of its output.
         backbone: name of a model of timm that is the base in place of a small convolutional net,

@@ -63,7 +63,7 @@ __all__ = [
     "triplet_loss",
 ]
 
-LOG_STD_LIMIT = 10.0  # of q(z | x); the reported trainings stayed below 7 (docs/LOG.md)
+LOG_STD_LIMIT = 10.0  # of q(z | x); healthy trainings peak at 3 to 7 in their first updates
 
 
 def _active_mean(hinge: Tensor) -> Tensor:

@@ -165,7 +165,7 @@ def check_generator(images: ImageSet, split: Split) -> None:
     if side > 64:
         raise ValueError(
             f'"generator" in evaluate is for images of at most 64 pixels, got {side}: leave it out '
-            "and give coophash.generator_report a classifier of yours"
+            "and give coophash.diagnostics.generator_report a classifier of yours"
         )
     for name, rows in (("queries", split.query), ("database", split.database)):
         least = int(np.bincount(images.labels[rows], minlength=images.classes).min())
