@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,14 +35,25 @@ def labelled(model: ImageHasher, data: Any, name: str) -> tuple[Pixels, NDArray[
         raise TypeError(
             f"{name} must be an ImageSet or (images, labels), got {type(data).__name__}"
         )
+    if labels is None:
+        raise TypeError(f"{name} has no labels: give (images, labels)")
     if len(images) != len(labels):
         raise ValueError(f"{name} has {len(images)} images but {len(labels)} labels")
     if len(labels) < 2:
         raise ValueError(f"{name} has {len(labels)} images; training needs at least 2")
-    checked = model._check_labels(f"{name} labels", torch.as_tensor(labels))
+    checked = model._check_labels(f"{name} labels", labels)
     # Once over everything, in blocks: a NaN in the last image must not wait for its epoch.
+    least = 0.0
     for start in range(0, len(images), 4096):
-        check_images(images[start : start + 4096], model.config.image_shape, f"{name} images")
+        block = images[start : start + 4096]
+        check_images(block, model.config.image_shape, f"{name} images")
+        least = min(least, -1.0 if "uint8" in str(block.dtype) else float(block.min()))
+    if least >= 0:
+        warnings.warn(
+            f"{name} images have no value below 0: they seem to be from 0 to 1, where -1 to 1 is "
+            "expected. Give x * 2 - 1, or uint8",
+            stacklevel=3,
+        )
 
     def pixels(rows: NDArray[np.int64]) -> Any:
         index = torch.from_numpy(rows) if isinstance(images, Tensor) else rows
@@ -75,18 +87,42 @@ def digest_of(data: Any, labels: NDArray[Any]) -> str:
     return told.hexdigest()
 
 
-def check_classes(model: ImageHasher, labels: NDArray[Any]) -> None:
+def halves(labels: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of the two halves of validation images: of classes each has half of each class."""
+    order = np.argsort(labels, kind="stable") if labels.ndim == 1 else np.arange(len(labels))
+    return order[0::2], order[1::2]
+
+
+def check_validation(labels: NDArray[Any]) -> None:
+    """Raise unless some image of one half has a label in common with one of the other."""
+    one, other = (labels[rows] for rows in halves(labels))
+    if labels.ndim == 1:
+        if not np.isin(one, other).any():
+            raise ValueError(
+                "validation has no two images of one class, so that nothing can be found in it: "
+                "give at least two of each class"
+            )
+    elif not (one.any(0) & other.any(0)).any():
+        raise ValueError(
+            "validation has no two images that share a label, one of them in an even row and one "
+            "in an odd one, so that nothing can be found in it: give more images"
+        )
+
+
+def check_classes(
+    classes: int, labels: NDArray[Any], names: tuple[str, ...] | None = None
+) -> None:  # fmt: skip
     """Raise unless every class has two training images, without which it has no pair.
 
     Several labels an image: one image each will do, since images are similar by any of theirs.
     """
     least = 2 if labels.ndim == 1 else 1
     if labels.ndim == 1:
-        counts = np.bincount(labels, minlength=model.config.classes)
+        counts = np.bincount(labels, minlength=classes)
     else:
         counts = labels.sum(0).astype(np.int64)
     for label in np.flatnonzero(counts < least):
-        named = f" ({model.class_names[label]!r})" if model.class_names else ""
+        named = f" ({names[label]!r})" if names else ""
         raise ValueError(
             f"class {label}{named} has {counts[label]} training image"
             f"{'s' if counts[label] != 1 else ''}; training needs at least {least} of each "
@@ -104,6 +140,7 @@ def check_settings(
     averaging: float,
     validate_every: int,
     checkpoint_every: int,
+    time_limit: float | None = None,
 ) -> None:
     """Raise TypeError or ValueError, by name, for a setting of `fit` that is out of range."""
     for name, value, low in (
@@ -123,6 +160,10 @@ def check_settings(
     check_number("averaging", averaging, "of at least 0 and below 1")
     if not 0 <= averaging < 1:
         raise ValueError(f"averaging must be at least 0 and below 1, got {averaging!r}")
+    if time_limit is not None:
+        check_number("time_limit", time_limit, "of at least 0")
+        if not time_limit >= 0:
+            raise ValueError(f"time_limit must be at least 0, got {time_limit!r}")
     if schedule not in ("cosine", "constant"):
         raise ValueError(f"schedule must be 'cosine' or 'constant', got {schedule!r}")
 

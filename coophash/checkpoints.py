@@ -53,7 +53,8 @@ def model_description(model: Any) -> dict[str, Any]:
     """What `config.json` says of a model."""
     from coophash import __version__
 
-    name = type(model).__name__
+    # A subclass is kept as the model it is made of: nobody but its author could load it.
+    name = next(base.__name__ for base in type(model).__mro__ if base.__name__ in _MODELS)
     return {
         "model": name,
         "coophash": __version__,

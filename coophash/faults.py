@@ -12,6 +12,9 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import nn
+
 from coophash.history import Record
 
 PATIENCE = 5  # records; healthy runs stayed well away from each limit below (docs/LOG.md)
@@ -59,9 +62,7 @@ class FaultWatch:
             FloatingPointError: the training diverged.
         """
         record = records[-1]
-        lost = [name for name, value in record.items() if not math.isfinite(value)]
-        if lost:
-            self._lost(lost, record, latest)
+        self.check_finite(record, latest)
         gap = _gap(record) if self.cooperative else None
         if gap is not None and abs(gap) > RUNAWAY:
             raise FloatingPointError(
@@ -69,6 +70,21 @@ class FaultWatch:
                 f"apart near update {record['update']:.0f}. To mend it, {_ENERGIES}"
             )
         self.warn(records)
+
+    def check_finite(self, record: Record, latest: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Raise FloatingPointError for a value that is not finite; arguments as `check`."""
+        lost = [name for name, value in record.items() if not math.isfinite(value)]
+        if lost:
+            self._lost(lost, record, latest)
+
+    def check_weights(self, model: nn.Module, update: int) -> None:
+        """Raise FloatingPointError for a weight that is not finite after so many updates."""
+        for name, value in model.state_dict().items():
+            if value.is_floating_point() and not torch.isfinite(value).all():
+                raise FloatingPointError(
+                    f"training diverged: {name} has a weight that is NaN or infinite after update "
+                    f"{update}. Lower learning_rate"
+                )
 
     def warn(self, records: Sequence[Record]) -> None:
         """Tell of the slow faults that the last records show."""

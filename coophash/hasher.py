@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -115,31 +116,37 @@ class ImageHasher(nn.Module):
             part = check_images(part, self.config.image_shape, "images")
             yield self.base_features(torch.as_tensor(part, device=device))
 
-    def _check_labels(self, name: str, labels: Tensor, count: int | None = None) -> Tensor:
+    def _check_labels(self, name: str, labels: Any, count: int | None = None) -> Tensor:
         """int64 (B,), or float32 (B, classes) of multi-hot labels."""
-        labels, classes = torch.as_tensor(labels), self.config.classes
-        if labels.ndim == 2:
-            if labels.shape[1] != classes or not ((labels == 0) | (labels == 1)).all():
+        if isinstance(labels, np.ndarray):  # of any byte order, direction and width
+            wide = np.int64 if labels.dtype.kind in "iu" else labels.dtype.newbyteorder("=")
+            labels = np.ascontiguousarray(labels, dtype=wide)
+        checked: Tensor = torch.as_tensor(labels)
+        classes = self.config.classes
+        if checked.dtype in (torch.uint16, torch.uint32, torch.uint64):
+            checked = checked.to(torch.int64)  # torch has no minimum of these
+        if checked.ndim == 2:
+            if checked.shape[1] != classes or not ((checked == 0) | (checked == 1)).all():
                 raise ValueError(
                     f"{name} must be classes (B,) or multi-hot (B, {classes}) of 0 and 1, "
-                    f"got {labels.dtype} {tuple(labels.shape)}"
+                    f"got {checked.dtype} {tuple(checked.shape)}"
                 )
-        elif labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
+        elif checked.ndim != 1 or checked.is_floating_point() or checked.dtype == torch.bool:
             raise ValueError(
                 f"{name} must be integer classes (B,) or multi-hot (B, {classes}), got "
-                f"{labels.dtype} {tuple(labels.shape)}"
+                f"{checked.dtype} {tuple(checked.shape)}"
             )
-        if count is not None and len(labels) != count:
-            expected = (count,) if labels.ndim == 1 else (count, classes)
-            raise ValueError(f"{name} must be {expected}, got {tuple(labels.shape)}")
-        if labels.ndim == 2:
-            return labels.to(torch.float32)
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.config.classes:
+        if count is not None and len(checked) != count:
+            expected = (count,) if checked.ndim == 1 else (count, classes)
+            raise ValueError(f"{name} must be {expected}, got {tuple(checked.shape)}")
+        if checked.ndim == 2:
+            return checked.to(torch.float32)
+        if len(checked) and not 0 <= int(checked.min()) <= int(checked.max()) < self.config.classes:
             raise ValueError(
                 f"{name} must be from 0 to {self.config.classes - 1}, "
-                f"got {int(labels.min())} to {int(labels.max())}"
+                f"got {int(checked.min())} to {int(checked.max())}"
             )
-        return labels.to(torch.int64)
+        return checked.to(torch.int64)
 
     def save(self, folder: str | Path) -> None:
         """Write `model.safetensors` and `config.json` into the folder, made if it is missing."""
@@ -182,7 +189,7 @@ def settings_of(config: Any) -> dict[str, Any]:
 def check_class_names(
     names: tuple[str, ...] | None, classes: int
 ) -> tuple[str, ...] | None:  # fmt: skip
-    """The names as a tuple; ValueError unless there is one for each class."""
+    """The names as a tuple of str; ValueError unless there is one for each class."""
     if names is not None and len(names) != classes:
         raise ValueError(f"class_names must be {classes} names, got {len(names)}")
-    return None if names is None else tuple(names)
+    return None if names is None else tuple(str(name) for name in names)

@@ -23,7 +23,12 @@ import numpy as np
 import torch
 
 from coophash import recipe_evaluation
-from coophash._training_data import check_augmentation, check_classes, check_settings
+from coophash._training_data import (
+    check_augmentation,
+    check_classes,
+    check_settings,
+    check_validation,
+)
 from coophash.checkpoints import CHECKPOINT_FILE, write_atomically
 from coophash.coop import CoopHash
 from coophash.data import ImageSet
@@ -324,16 +329,17 @@ def _check_split(run: Run, model: ImageHasher, images: ImageSet) -> None:
             f"the protocol keeps all {run.protocol.train} training images back for validation: "
             "raise train in [protocol]"
         )
-    check_classes(model, images.labels[split.train])
+    check_classes(images.classes, images.labels[split.train], images.class_names)
     if "generator" in run.evaluations:
         recipe_evaluation.check_generator(images, split)
     held = images.labels[split.validation]
     if "unseen" in run.evaluations:
         held = held[~np.isin(held, recipe_evaluation.unseen_classes(images.classes, run.seed))]
-    if len(held) == 1:  # one half of them is searched for in the other
-        raise ValueError(
-            "one validation image is left to search for: raise validation in [protocol]"
-        )
+    if len(held):
+        try:
+            check_validation(held)
+        except ValueError as error:
+            raise ValueError(f"{error}; raise validation in [protocol]") from None
 
 
 def _model(run: Run, images: ImageSet) -> ImageHasher:

@@ -17,12 +17,15 @@ from torch import Tensor
 
 from coophash import checkpoints, spectral
 from coophash._generator_signs import code_distance, generator_signs, rows_to_look_at
+from coophash._options import check_integer
 from coophash._training_data import (
     Pixels,
     check_augmentation,
     check_classes,
     check_settings,
+    check_validation,
     digest_of,
+    halves,
     labelled,
 )
 from coophash.augmentation import shift_and_flip
@@ -69,9 +72,10 @@ def fit(
             in [-1, 1] or uint8, NumPy or torch, and labels (N,) integer classes or, where an image
             has several, (N, classes) multi-hot.
         validation: labelled images that choose the weights to end with. One half of them is
-            searched for in the other, and the reverse; the latest update whose mAP is within one
-            standard error of the best is kept (Breiman's rule: a score that is no worse for sure,
-            and a generator that has learned longer). Without it the last weights stay.
+            searched for in the other, and the reverse; an image whose class the other half lacks
+            is no query. The latest update whose mAP is within one standard error of the best is
+            kept (Breiman's rule: a score that is no worse for sure, and a generator that has
+            learned longer). Without it the last weights stay.
         updates: gradient steps in all, those before a resume counted in.
         batch_size: images per update, at least 2, drawn without replacement within an epoch.
         seed: of the batches and of every draw of the method. Equal seeds on one machine with equal
@@ -104,9 +108,11 @@ def fit(
 
     Raises:
         TypeError, ValueError: data that do not fit the model, a setting out of range, a class with
-            one image, or a checkpoint that was made with other settings or other data.
-        FloatingPointError: the training diverged; the message names the setting to change. A
-            `coophash.faults.TrainingWarning` tells of each slow fault, once.
+            one image, validation images of which none can be found, or a checkpoint that was made
+            with other settings or other data.
+        FloatingPointError: the training diverged; the message names the setting to change, and
+            `folder` keeps its last good checkpoint. A `coophash.faults.TrainingWarning` tells of
+            each slow fault, once.
         KeyboardInterrupt: passed on after the checkpoint is written.
     """
     if learning_rate is None:
@@ -114,19 +120,26 @@ def fit(
     check_settings(
         updates=updates, batch_size=batch_size, learning_rate=learning_rate,
         generator_learning_rate=generator_learning_rate, schedule=schedule, averaging=averaging,
-        validate_every=validate_every, checkpoint_every=checkpoint_every,
+        validate_every=validate_every, checkpoint_every=checkpoint_every, time_limit=time_limit,
     )  # fmt: skip
+    seed = check_integer("seed", seed, 0)
     check_augmentation(shift, flip, model.config.image_shape)
     if folder is None and (resume or time_limit is not None):
         name = "resume" if resume else "time_limit"
         raise ValueError(f"{name} needs folder: the folder that holds the checkpoint")
     images, labels = labelled(model, dataset, "dataset")
-    if isinstance(dataset, ImageSet) and model.class_names is None:
-        model.class_names = dataset.class_names
-    if isinstance(model, CoopHash):
-        model.multi_label = labels.ndim == 2
-    check_classes(model, labels)
+    names = model.class_names
+    if isinstance(dataset, ImageSet) and names is None:
+        names = dataset.class_names
+        if len(names) != model.config.classes:
+            raise ValueError(
+                f"dataset has {len(names)} class names, the model {model.config.classes} classes: "
+                f"make the model with classes={len(names)}, or give (images, labels)"
+            )
+    check_classes(model.config.classes, labels, names)
     held_out = None if validation is None else labelled(model, validation, "validation")
+    if held_out is not None:
+        check_validation(held_out[1])
     digests = {}
     if folder is not None:  # a checkpoint goes on with the data that it was made with
         digests["data_digest"] = digest_of(dataset, labels)
@@ -139,13 +152,14 @@ def fit(
         labels,
         held_out,
         settings={
-            "model": dataclasses.asdict(model.config), "images": len(labels), "updates": updates,
-            "batch_size": min(batch_size, len(labels)), "seed": seed,
-            "learning_rate": float(learning_rate),  # not NumPy's, which JSON cannot hold
+            # Not NumPy's numbers, which JSON cannot hold.
+            "model": dataclasses.asdict(model.config), "images": len(labels),
+            "updates": int(updates), "batch_size": min(int(batch_size), len(labels)), "seed": seed,
+            "learning_rate": float(learning_rate),
             "generator_learning_rate": float(generator_learning_rate),
-            "schedule": schedule, "averaging": float(averaging), "shift": shift, "flip": flip,
+            "schedule": schedule, "averaging": float(averaging), "shift": int(shift), "flip": flip,
             "validation_images": 0 if held_out is None else len(held_out[1]),
-            "validate_every": validate_every, **digests,
+            "validate_every": int(validate_every), **digests,
         },
         path=None if folder is None else Path(folder) / checkpoints.CHECKPOINT_FILE,
     )  # fmt: skip
@@ -155,6 +169,9 @@ def fit(
         raise ValueError(
             f"{run.path} is the checkpoint of an earlier run: resume it, or give another folder"
         )
+    model.class_names = names
+    if isinstance(model, CoopHash):
+        model.multi_label = labels.ndim == 2
     run.train(checkpoint_every, progress, time_limit)
     if folder is not None:
         model.save(folder)
@@ -204,20 +221,22 @@ class _Run:
 
         self.model.train()
         try:
+            if self.update and self.after_update(seconds()):  # what a stop left out
+                self.save()
             while self.update < settings["updates"]:
                 with DeferredInterrupt():
                     self.one_update()
-                due = self.update == settings["updates"]
-                if due or self.update % LOG_EVERY == 0:
-                    self.record(seconds())
-                if due or self.update % settings["validate_every"] == 0:
-                    self.look(seconds())
+                self.after_update(seconds())
                 if bar is not None:
                     bar.update()
                     if self.history.validation:
                         bar.set_postfix(mAP=f"{self.history.validation[-1][1]:.3f}", refresh=False)
                 stop = time_limit is not None and time.perf_counter() - started >= time_limit
-                if due or stop or self.update % checkpoint_every == 0:
+                if (
+                    self.update == settings["updates"]
+                    or stop
+                    or self.update % checkpoint_every == 0
+                ):
                     self.seconds = seconds()
                     self.save()
                 if stop:
@@ -264,6 +283,20 @@ class _Run:
             entry = torch.stack([value, torch.ones_like(value)])
             self.sums[name] = self.sums.get(name, torch.zeros_like(entry)) + entry
 
+    def after_update(self, seconds: float) -> bool:
+        """Record, validate and look where that is due and not done yet; whether it was."""
+        settings, last = self.history.settings, self.history.records[-1:]
+        due = self.update == settings["updates"]
+        recorded = bool(last) and last[0]["update"] == self.update
+        if due or self.update % settings["validate_every"] == 0:
+            if not recorded or "code_distance" not in last[0]:
+                self.look(seconds)
+                return True
+        elif self.update % LOG_EVERY == 0 and not recorded:
+            self.record(seconds)
+            return True
+        return False
+
     def augmented(self, images: Tensor, draw: int) -> Tensor:
         settings = self.history.settings
         return shift_and_flip(
@@ -291,19 +324,25 @@ class _Run:
         first = int(self.history.records[-1]["update"]) if self.history.records else 0
         if self.update <= first:
             return
-        means = {name: float(total / times) for name, (total, times) in self.sums.items()}
-        self.sums = {}
-        record = {"update": self.update, "seconds": round(seconds, 3), **means}
+        record = {"update": self.update, "seconds": round(seconds, 3), **self.means()}
         self.faults.check([*self.history.records, record], self.latest)
-        self.history.records.append(record)
-        self.latest = []
+        with DeferredInterrupt():
+            self.history.records.append(record)
+            self.sums, self.latest = {}, []
+
+    def means(self) -> Record:
+        """Of what was watched, since the last record."""
+        return {name: float(total / times) for name, (total, times) in self.sums.items()}
 
     def look(self, seconds: float) -> None:
         """Validate and look at the generator, both with the averaged weights."""
         self.record(seconds)
         with self.weights(self.average):
-            self.history.records[-1] |= self.signs()
-            self.validate()
+            signs = self.signs()
+            precisions = self.validate()
+        with DeferredInterrupt():
+            self.choose(precisions)
+            self.history.records[-1] |= signs  # last: they tell that it is done
         self.faults.warn(self.history.records)
 
     def signs(self) -> Record:
@@ -315,25 +354,28 @@ class _Run:
             signs |= generator_signs(self.model, images, labels)
         return signs
 
-    def validate(self) -> None:
+    def validate(self) -> NDArray[np.float64] | None:
+        """Average precision of the validation images that are queries: (queries,)."""
         if self.validation is None:
-            return
+            return None
         pixels, labels = self.validation
         codes = self.codes(pixels, len(labels))
         # Each half is searched for in the other: images that the model was not trained on, on both
         # sides, as in use. Against the training images the score would favour early updates.
-        by_class = (  # so that each half has half of each class
-            np.argsort(labels, kind="stable") if labels.ndim == 1 else np.arange(len(labels))
+        one, other = halves(labels)
+        precisions: NDArray[np.float64] = np.concatenate(
+            [
+                average_precision(codes[a], codes[b], labels[a], labels[b])
+                for a, b in ((one, other), (other, one))
+            ]
         )
-        halves = by_class[0::2], by_class[1::2]
-        precisions = np.nan_to_num(  # a query that nothing is relevant to counts 0
-            np.concatenate(
-                [
-                    average_precision(codes[a], codes[b], labels[a], labels[b])
-                    for a, b in (halves, halves[::-1])
-                ]
-            )
-        )
+        defined: NDArray[np.bool_] = ~np.isnan(precisions)  # NaN: there is nothing to be found
+        return np.asarray(precisions[defined])
+
+    def choose(self, precisions: NDArray[np.float64] | None) -> None:
+        """Keep the averaged weights if their score is within one standard error of the best."""
+        if precisions is None:
+            return
         score = float(precisions.mean())
         self.history.records[-1]["validation_map"] = score
         if score > self.best_map:
@@ -347,13 +389,14 @@ class _Run:
     def weights(self, chosen: dict[str, Tensor]) -> Iterator[None]:
         """The model with other weights, for as long as the block lasts."""
         current = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-        self.fill(chosen)
-        self.model.eval()
         try:
+            self.fill(chosen)
+            self.model.eval()
             yield
         finally:
-            self.model.load_state_dict(current)
-            self.model.train()
+            with DeferredInterrupt():
+                self.model.load_state_dict(current)
+                self.model.train()
 
     def fill(self, weights: dict[str, Tensor]) -> None:
         self.model.load_state_dict(weights)
@@ -367,9 +410,15 @@ class _Run:
         return np.concatenate(parts)
 
     def save(self) -> None:
-        """Write the checkpoint, and the model that the run would end with if it ended now."""
+        """Write the checkpoint, and the model that the run would end with if it ended now.
+
+        Raises:
+            FloatingPointError: the training diverged; the files stay as they were.
+        """
         if self.path is None:
             return
+        self.faults.check_finite({"update": self.update, **self.means()}, self.latest)
+        self.faults.check_weights(self.model, self.update)
         extra = {f"sums/{name}": value for name, value in self.sums.items()}
         extra |= {f"average/{name}": value for name, value in self.average.items()}
         extra |= {f"kept/{name}": value for name, value in self.kept.items()}
@@ -389,29 +438,13 @@ class _Run:
         """Restore what `save` wrote, if it wrote anything."""
         if self.path is None or not self.path.exists():
             return
+        self.check_settings_of(checkpoints.read_facts(self.path)["history"]["settings"])
         extra, facts = checkpoints.load_training(
             self.path, {"model": self.model}, self.optimizers._asdict()
         )
-        wanted, found = self.history.settings, facts["history"]["settings"]
-        found.setdefault("shift", 0), found.setdefault("flip", False)  # as it was without them
-        found["model"]["image_shape"] = tuple(found["model"]["image_shape"])
-        # What was not yet a setting when the checkpoint was written was as its default says.
-        found["model"] = defaults_of(self.model.config) | found["model"]
-        for name in wanted:
-            if name.endswith("_digest"):  # a checkpoint without it may be of any data
-                if wanted[name] != found.setdefault(name, wanted[name]):
-                    what = "dataset" if name == "data_digest" else "validation"
-                    raise ValueError(
-                        f"{self.path} was made with other images or labels in {what}, or in "
-                        "another order: resume with the data it was started with, or give another "
-                        "folder"
-                    )
-            elif wanted[name] != found.get(name):
-                raise ValueError(
-                    f"{self.path} was made with {name} = {found.get(name)!r}, not "
-                    f"{wanted[name]!r}: resume with the settings it was started with"
-                )
+        settings = self.history.settings
         self.history = History(**facts["history"])
+        self.history.settings = settings  # those of now, which an older file may lack
         self.update, self.seconds = facts["update"], facts.get("seconds", self.history.seconds)
         for name, value in extra.items():
             kind, _, key = name.partition("/")
@@ -425,3 +458,35 @@ class _Run:
                 self.sums[key] = torch.stack([value, torch.full_like(value, since)])
         if facts["best"] is not None:
             self.best_map, self.best_error = facts["best"]
+
+    def check_settings_of(self, found: dict[str, Any]) -> None:
+        """Raise ValueError unless a checkpoint's settings are those of this run."""
+        wanted, model = self.history.settings, dict(found["model"])
+        kinds = [
+            "SupervisedHash" if "method" in of else "CoopHash" for of in (model, wanted["model"])
+        ]
+        if kinds[0] != kinds[1]:
+            raise ValueError(
+                f"{self.path} is of a {kinds[0]}, not of a {kinds[1]}: resume with the model it "
+                "was started with, or give another folder"
+            )
+        # What was not yet a setting when the checkpoint was written was as its default says.
+        found = {"shift": 0, "flip": False} | found
+        model["image_shape"] = tuple(model["image_shape"])
+        model = defaults_of(self.model.config) | model
+        pairs = [(name, model.get(name), value) for name, value in wanted["model"].items()]
+        pairs += [(name, found.get(name), wanted[name]) for name in wanted if name != "model"]
+        for name, before, now in pairs:
+            if name.endswith("_digest"):
+                if name in found and before != now:  # without it it may be of any data
+                    what = "dataset" if name == "data_digest" else "validation"
+                    raise ValueError(
+                        f"{self.path} was made with other images or labels in {what}, or in "
+                        "another order: resume with the data it was started with, or give another "
+                        "folder"
+                    )
+            elif before != now:
+                raise ValueError(
+                    f"{self.path} was made with {name} = {before!r}, not {now!r}: resume with the "
+                    "settings it was started with"
+                )

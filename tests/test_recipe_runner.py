@@ -309,7 +309,7 @@ def test_a_run_that_diverges_is_recorded_and_the_rest_goes_on(tmp_path):
         (
             'rule = "stratified"\nquery = 18\ntrain = 45\nvalidation = 15',
             'rule = "random"\nquery = 18\ntrain = 45\nvalidation = 1',
-            "one validation image is left",
+            "validation has no two images of one class.*raise validation in",
         ),
         ("validation = 15", "validation = 42", "class 0 .* has 1 training image"),
     ],
