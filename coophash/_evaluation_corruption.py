@@ -154,6 +154,13 @@ def evaluate_recovery(
     Raises:
         ValueError: no kinds or strengths, unknown ones, or a model that cannot recover.
     """
+    from coophash.recovery import can_recover  # torch, which scores alone do without
+
+    if not can_recover(model):
+        raise ValueError(
+            f"model cannot recover: {type(model).__name__} ({model.method}) has no generator with "
+            "an inference head; use evaluate_corruptions"
+        )
     kinds, strengths = _some("kinds", kinds), _some("strengths", strengths)
     if unknown := [kind for kind in kinds if kind not in MENDED]:
         raise ValueError(f"kinds must be of {', '.join(MENDED)}, got {unknown[0]!r}")
@@ -187,6 +194,8 @@ def _scorer(model: ImageHasher, database: ImageSet, queries: ImageSet, radius: i
 
 
 def _some(name: str, values: Iterable[Any]) -> tuple[Any, ...]:
+    if isinstance(values, str):
+        raise TypeError(f"{name} must be several names, got the text {values!r}: ({values!r},)")
     found = tuple(dict.fromkeys(values))
     if not found:
         raise ValueError(f"{name} must name at least one")

@@ -73,6 +73,11 @@ def check_labels(labels: Tensor, classes: int | None = None) -> None:
         )
     if labels.dim() == 2 and classes is not None and labels.shape[1] != classes:
         raise ValueError(f"labels must have {classes} columns, got {tuple(labels.shape)}")
+    if labels.dim() == 2 and labels.shape[1] == 1:
+        raise ValueError(
+            f"labels of shape {tuple(labels.shape)} could be classes or one label of many: give "
+            "classes as labels[:, 0], or multi-hot labels with a column for each class"
+        )
     if labels.device.type != "cpu" or torch.compiler.is_compiling():
         return
     if labels.dim() == 2 and not ((labels == 0) | (labels == 1)).all():
@@ -177,7 +182,7 @@ def dtsh_loss(
     Args:
         outputs: u, (B, K) real.
         labels: classes (B,) or multi-hot (B, C).
-        margin: alpha; None is K / 2, the paper's: a fourth of T's whole range on signs.
+        margin: alpha; None is K / 2, the paper's: half of T's range on signs, -K / 2 to K / 2.
         quantization_weight: lambda, of mean((u - sgn u)^2).
 
     Raises:

@@ -162,7 +162,7 @@ def chained_pair(
     noise = 2 * torch.rand(start.shape, generator=source, device=labels.device) - 1
     start = torch.where(anew, noise, start)
     steps = model.config.langevin_steps
-    revised: Tensor = model.revise(start, under, seed, first_step=update * steps)
+    revised: Tensor = model._revise(start, under, seed, first_step=update * steps)
     memory.write(places, revised)
     positive, negative = revised.chunk(2)
     return positive, negative, (revised - start).abs().mean()

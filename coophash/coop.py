@@ -37,8 +37,9 @@ from coophash.coop_terms import (
     teach,
     with_pair_noise,
 )
+from coophash.data.checks import check_images, check_shape
 from coophash.descriptor import Descriptor
-from coophash.hasher import ImageHasher, check_class_names, check_options
+from coophash.hasher import ImageHasher, check_class_names, check_options, seeded_weights
 from coophash.losses import hash_centers
 from coophash.networks import ConvGenerator
 from coophash.sampling import langevin
@@ -105,8 +106,7 @@ class CoopHash(ImageHasher):
         self.class_names = check_class_names(class_names, classes)
         self.multi_label = bool(multi_label)
         c = self.config
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded_weights(seed):
             self.descriptor = Descriptor(c)
             self.generator = ConvGenerator(
                 c.generator_shape, c.classes, c.latent_dim, c.generator_channels
@@ -122,17 +122,45 @@ class CoopHash(ImageHasher):
             if c.replay:
                 self.register_buffer("replay_filled", filled)
 
-    def energy(self, images: Tensor, labels: Tensor) -> Tensor:
+    def energy(self, images: Any, labels: Any) -> Tensor:
         """f_E(x, c), Eq. 3: (B, C, H, W), (B,) or (B, classes) -> (B,). Lower is likelier.
 
         With a backbone, of the images reduced to the generator's resolution (`coophash.backbone`).
 
+        Args:
+            images: float in [-1, 1] or uint8, at the model's or the generator's resolution, torch
+                or NumPy. Gradients pass. Values outside the range are taken as they are, since
+                chains may go through them.
+            labels: c.
+
         Raises:
-            ValueError: a model without its energy, whose energy head has learned nothing.
+            TypeError, ValueError: arguments that are not as described, or a model without its
+                energy, whose energy head has learned nothing.
         """
         self._need("energy", "tell how likely images are")
+        images, labels = self._to_judge(images, labels)
         energies: Tensor = self.descriptor(self.reduced(images), labels)
         return energies
+
+    def _to_judge(self, images: Any, labels: Any) -> tuple[Tensor, Tensor]:
+        """Images of the model's or the generator's shape, as floats, and their labels, checked."""
+        if not isinstance(images, Tensor):
+            images = torch.as_tensor(images, device=next(self.parameters()).device)
+        of_generator = tuple(images.shape[1:]) == self.config.generator_shape
+        check_shape(
+            tuple(images.shape),
+            self.config.generator_shape if of_generator else self.config.image_shape, "images",
+        )  # fmt: skip
+        if images.dtype == torch.uint8:
+            images = images.float() / 127.5 - 1
+        elif not images.is_floating_point():
+            raise TypeError(
+                f"images must be floating in [-1, 1], or uint8 from 0 to 255, got {images.dtype}"
+            )
+        # The values of labels on a GPU are not looked at: each look would wait for it.
+        if not (isinstance(labels, Tensor) and labels.is_cuda):
+            labels = self._check_labels("labels", labels, len(images)).to(images.device)
+        return images, labels
 
     def reduced(self, images: Tensor) -> Tensor:
         """Images at the resolution of the generator, where energies are learned; mostly as is."""
@@ -159,6 +187,8 @@ class CoopHash(ImageHasher):
         """
         self._need("generator", "make pairs")
         labels = self._check_labels("labels", labels)
+        if not len(labels):
+            raise ValueError("labels must have at least one row, got none")
         source = random_source(labels.device, seed, 0)
         if negative_labels is None:
             negative_labels = other_classes(labels, self.config.classes, source)
@@ -166,11 +196,15 @@ class CoopHash(ImageHasher):
         size = (len(labels), self.config.latent_dim)
         if latent is None:
             latent = torch.randn(size, generator=source, device=labels.device)
-        elif tuple(latent.shape) != size:
+        latent = torch.as_tensor(latent, dtype=torch.float32, device=labels.device)
+        if tuple(latent.shape) != size:
             raise ValueError(f"latent must be {size}, got {tuple(latent.shape)}")
+        if not torch.isfinite(latent).all():
+            raise ValueError("latent must be finite, got NaN or infinity: draw it from N(0, I)")
         if negative_labels.ndim != labels.ndim:
             raise ValueError("negative_labels must be classes or multi-hot as labels are")
-        if (negative_labels == labels).view(len(labels), -1).all(1).any():
+        same = negative_labels == labels
+        if (same.all(1) if same.ndim == 2 else same).any():
             raise ValueError("negative_labels must differ from labels in every place")
         with self._evaluating():  # an image depends on its label and z alone, not on the batch
             return self._pair(labels, negative_labels, latent)
@@ -193,7 +227,8 @@ class CoopHash(ImageHasher):
         """x~: the images after the model's Langevin chain under their labels (Eq. 6), detached.
 
         Args:
-            images: (B, C, H, W) in [-1, 1], at the generator's resolution if they are its own.
+            images: (B, C, H, W) float in [-1, 1] or uint8, torch or NumPy, at the generator's
+                resolution if they are its own.
             labels: (B,) or multi-hot (B, classes).
             seed, first_step: of the noise; `first_step` counts steps already drawn with `seed`.
             return_energies: also return the energies before each step and after the last.
@@ -202,9 +237,19 @@ class CoopHash(ImageHasher):
             (B, C, H, W), or with `return_energies` that and (langevin_steps + 1, B).
 
         Raises:
-            ValueError: a model without its energy, or an argument that `langevin` does not take.
+            TypeError, ValueError: arguments that are not as described, or a model without its
+                energy.
         """
         self._need("energy", "revise images")
+        images, labels = self._to_judge(images, labels)
+        images = check_images(images)
+        return self._revise(images, labels, seed, first_step, return_energies)
+
+    def _revise(
+        self, images: Tensor, labels: Tensor, seed: int = 0, first_step: int = 0,
+        return_energies: bool = False,
+    ) -> Any:  # fmt: skip
+        """`revise` of what is known to be right."""
         c = self.config
         return langevin(
             self.descriptor, images, labels, steps=c.langevin_steps, step_size=c.langevin_step_size,
@@ -221,11 +266,11 @@ class CoopHash(ImageHasher):
         """
         share, first_step = self.config.replay, update * self.config.langevin_steps
         if not share:
-            revised: Tensor = self.revise(positive, labels, seed, first_step)
+            revised: Tensor = self._revise(positive, labels, seed, first_step)
             return revised, (revised - positive).abs().mean()
         memory = replay.Memory(self.get_buffer("replay"), self.get_buffer("replay_filled"))
         start, places = memory.starts(positive, labels, share, source)
-        revised = self.revise(start, labels, seed, first_step)
+        revised = self._revise(start, labels, seed, first_step)
         memory.write(places, revised)
         return revised, (revised - start).abs().mean()
 

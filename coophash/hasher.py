@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from coophash._options import check_integer
 from coophash.codes import width_of
 from coophash.coop_config import check_range
 from coophash.data import ImageSet
@@ -28,6 +30,27 @@ class HasherConfig(Protocol):
     def classes(self) -> int: ...
     @property
     def image_shape(self) -> tuple[int, int, int]: ...
+
+
+_INITIALIZING = threading.Lock()
+
+
+@contextmanager
+def seeded_weights(seed: object) -> Iterator[None]:
+    """Initial weights drawn within the block are a function of the seed, whatever runs beside it.
+
+    torch's layers draw from its global generator, so one model is made at a time, and the generator
+    is afterwards as it was: the CPU's alone, unless `torch.set_default_device` names another.
+
+    Raises:
+        TypeError, ValueError: the seed is no integer of at least 0.
+    """
+    number = check_integer("seed", seed, 0)
+    on_cpu = torch.get_default_device().type == "cpu"
+    with _INITIALIZING, torch.random.fork_rng(devices=[] if on_cpu else None):
+        # torch.manual_seed would seed every GPU too, which the fork does not undo.
+        (torch.default_generator.manual_seed if on_cpu else torch.manual_seed)(number)
+        yield
 
 
 class ImageHasher(nn.Module):
@@ -99,13 +122,19 @@ class ImageHasher(nn.Module):
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """An image's code depends on that image alone, not on its batch."""
-        training = self.training
-        self.eval()
+        """An image's code depends on that image alone, not on its batch.
+
+        Afterwards each module is in the mode it was in. A model in evaluation mode is not touched,
+        so that several threads may use it.
+        """
+        training = [module for module in self.modules() if module.training]
+        if training:
+            self.eval()
         try:
             yield
         finally:
-            self.train(training)
+            for module in training:
+                module.training = True
 
     def _features(self, images: Any, batch_size: int) -> Iterator[Tensor]:
         device = next(self.parameters()).device

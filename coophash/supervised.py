@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from coophash import losses
 from coophash.backbone import make_base
 from coophash.coop_config import check_backbone, check_range, later
-from coophash.hasher import ImageHasher, check_class_names, check_options
+from coophash.hasher import ImageHasher, check_class_names, check_options, seeded_weights
 
 # Options of each method and their defaults, by the number of bits.
 _OPTIONS: dict[str, dict[str, Any]] = {
@@ -164,8 +164,7 @@ class SupervisedHash(ImageHasher):
         self.config = SupervisedHashConfig(method, bits, classes, image_shape, **options)
         self.class_names = check_class_names(class_names, classes)
         c = self.config
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded_weights(seed):
             self.base = make_base(c)
             self.hash_head = nn.Linear(c.features, bits, bias=method != "orthohash")
             self.norm = nn.BatchNorm1d(bits) if method == "orthohash" else nn.Identity()

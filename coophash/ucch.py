@@ -32,6 +32,7 @@ from coophash.codes import pack
 from coophash.coop_terms import random_source
 from coophash.data.pairs import PairSet
 from coophash.features import describe_source, make_source
+from coophash.hasher import seeded_weights
 from coophash.kernels import bank_contrast, bank_update, ranking_loss
 from coophash.ucch_backbone import TRAINED, PixelEncoder, pixels_of, rebuild_backbone
 from coophash.ucch_config import PRESETS, UCCHConfig
@@ -147,8 +148,7 @@ class UCCH(nn.Module):
         self.text_source = make_source(given.get("text"))
         self.trained_backbone: dict[str, Any] | None = None
         self.image_encoder: PairEncoder | PixelEncoder
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(check_seed(seed))
+        with seeded_weights(check_seed(seed)):
             self.image_encoder = PairEncoder(c.image_dim, c.image_hidden, c.bits, c.dropout)
             self.text_encoder = PairEncoder(c.text_dim, c.text_hidden, c.bits, c.dropout)
         if trained:

@@ -34,7 +34,7 @@ def check_images(
             f"{name} must be a NumPy array or torch tensor (B, C, H, W), "
             f"got {type(images).__name__}"
         )
-    _check_shape(tuple(images.shape), image_shape, name)
+    check_shape(tuple(images.shape), image_shape, name)
     tensor = not isinstance(images, np.ndarray)
     dtype = str(images.dtype).removeprefix("torch.")
     floating = images.is_floating_point() if tensor else images.dtype.kind == "f"
@@ -86,7 +86,8 @@ def _extent(low: float, high: float) -> str:
     return f"up to {high:g}" if high > _LIMIT else f"down to {low:g}"
 
 
-def _check_shape(shape: tuple[int, ...], expected: tuple[int, int, int] | None, name: str) -> None:
+def check_shape(shape: tuple[int, ...], expected: tuple[int, int, int] | None, name: str) -> None:
+    """Raise ValueError, with the mend, unless a shape is (B, *expected); None expects 4 axes."""
     if expected is None:
         if len(shape) != 4:
             raise ValueError(f"{name} must be (B, C, H, W), got {shape}")
