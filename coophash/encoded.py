@@ -2,7 +2,8 @@
 
 The file is an ordinary NumPy archive without pickled objects: `numpy.load(path)` reads it anywhere.
 Arrays: `codes` uint8 (N, ceil(bits / 8)), `bits`, `ids` int64 (N,), and where known `labels`
-int64 (N,) or bool (N, C), `class_names` (C,) and `paths` (N,), both text, `modalities` uint8 (N,).
+int64 (N,) or bool (N, C), `class_names` (C,) and `paths` (N,), both text, `modalities` uint8 (N,),
+`learned` bool (N,).
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class EncodedSet:
         paths: where each item came from, or of a text the text; None when not known.
         modalities: uint8, (N,): 0 for an image, 1 for a text, of image-text pairs; then an id is
             2 * pair + modality, see `coophash.cross_modal`. None for images alone.
+        learned: bool, (N,): True for images that the model was trained on; None when not known.
 
     Raises:
         TypeError, ValueError: a field has the wrong type, shape or range.
@@ -49,6 +51,7 @@ class EncodedSet:
     class_names: tuple[str, ...] | None = None
     paths: tuple[str, ...] | None = None
     modalities: NDArray[np.uint8] | None = None
+    learned: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         codes = np.asarray(self.codes)
@@ -94,6 +97,12 @@ class EncodedSet:
                     f"{modalities.dtype} {modalities.shape}"
                 )
             object.__setattr__(self, "modalities", modalities.astype(np.uint8))
+        learned = None if self.learned is None else np.asarray(self.learned)
+        if learned is not None and (learned.shape != (count,) or learned.dtype != np.bool_):
+            raise ValueError(
+                f"learned must be bool ({count},), got {learned.dtype} {learned.shape}"
+            )
+        object.__setattr__(self, "learned", learned)
         object.__setattr__(self, "codes", np.ascontiguousarray(codes))
         object.__setattr__(self, "bits", bits)
         object.__setattr__(self, "ids", np.ascontiguousarray(ids, dtype=np.int64))
@@ -116,6 +125,7 @@ class EncodedSet:
             None if self.labels is None else self.labels[rows], self.class_names,
             None if self.paths is None else tuple(self.paths[int(row)] for row in rows),
             None if self.modalities is None else self.modalities[rows],
+            None if self.learned is None else self.learned[rows],
         )  # fmt: skip
 
     def describe(self, row: int) -> str:
@@ -146,6 +156,8 @@ class EncodedSet:
             arrays["labels"] = self.labels
         if self.modalities is not None:
             arrays["modalities"] = self.modalities
+        if self.learned is not None:
+            arrays["learned"] = self.learned
         for name, texts in (("class_names", self.class_names), ("paths", self.paths)):
             if texts is not None:
                 arrays[name] = np.array(texts, dtype=np.str_)
@@ -186,7 +198,7 @@ class EncodedSet:
             return cls(
                 arrays["codes"], int(arrays["bits"]), cast(Any, arrays.get("ids")),
                 arrays.get("labels"), _texts(arrays, "class_names"), _texts(arrays, "paths"),
-                arrays.get("modalities"),
+                arrays.get("modalities"), arrays.get("learned"),
             )  # fmt: skip
         except (TypeError, ValueError) as error:
             raise ValueError(f"codes file {str(path)!r}: {error}") from None

@@ -42,6 +42,7 @@ def encode(
     """Encode images, or image-text pairs: packed codes, labels, ids and paths in one .npz file."""
     from coophash.checkpoints import load
     from coophash.commands.common import encode_images, model_data, place
+    from coophash.commands.learned import are_learned
     from coophash.commands.lists import check_options, encode_listed, is_list
     from coophash.commands.pairs import encode_pairs, is_pair_model
     from coophash.encoded import EncodedSet, check_writable
@@ -62,12 +63,12 @@ def encode(
         from tqdm import tqdm
 
         with tqdm(desc="encode", unit="image", dynamic_ncols=True) as bar:
-            encoded = encode_listed(hasher, data, images, bar.update)
+            encoded = encode_listed(hasher, data, images, model, bar.update)
     else:
         read = model_data(hasher, data, split, fit, skip_damaged)
         encoded = EncodedSet(
             encode_images(hasher, read), hasher.config.bits, read.ids, read.labels,
-            read.class_names, read.paths,
+            read.class_names, read.paths, learned=are_learned(model, read.images),
         )  # fmt: skip
     written = encoded.save(out)
     say(f"{written}: {len(encoded):,} codes of {hasher.config.bits} bits")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -63,6 +64,7 @@ def evaluate(
             raise ValueError("--protocol fixes the queries and k: leave --query-count and -k out")
         record = _by_protocol(protocol, seed, codes, queries, database, radius)
         _show(record)
+        _tell_learned(record)
         if json_ is not None:
             json_.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         return
@@ -97,8 +99,9 @@ def evaluate(
         table.add_row(f"mAP@{k}", f"{scores.map_at_k:.4f}")
         table.add_row(f"precision@{k}", f"{scores.precision_at_k:.4f}")
     console.print(table)
+    record = {**scores.as_dict(), **split, **_learned(asked)}
+    _tell_learned(record)
     if json_ is not None:
-        record = {**scores.as_dict(), **split}
         json_.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
@@ -138,10 +141,27 @@ def _by_protocol(
             "--protocol takes CODES.npz of the whole set, or --queries Q.npz with --database D.npz"
         )
     check_comparable(asked, searched)
-    return protocol.evaluate(
+    record = protocol.evaluate(
         asked.codes, searched.codes, asked.labels, searched.labels,
         split=split, bits=asked.bits, radius=radius,
     )  # fmt: skip
+    return record | _learned(asked)
+
+
+def _learned(asked: EncodedSet) -> dict[str, Any]:
+    """How many of the queries the model was trained on; nothing where that is not known."""
+    return {} if asked.learned is None else {"queries_learned": int(asked.learned.sum())}
+
+
+def _tell_learned(record: dict[str, Any]) -> None:
+    """Scores of learned queries are not those of new images: say so, beside them."""
+    if count := record.get("queries_learned"):
+        print(
+            f"warning: {count:,} of the {record['queries']:,} queries were trained on: these are "
+            "not the scores of new images. Encode images that the model has not seen (encode --split test, "
+            "or another folder) and give them as --queries, with --database",
+            file=sys.stderr,
+        )
 
 
 def _show(record: dict[str, Any]) -> None:

@@ -80,18 +80,25 @@ def hold_out_several(
 
 
 def encode_listed(
-    model: ImageHasher, path: Path, root: Path | None, progress: Any = None
+    model: ImageHasher, path: Path, root: Path | None, place: Path, progress: Any = None
 ) -> EncodedSet:
-    """Codes of all images of a list, with their labels and paths, read piece by piece."""
+    """Codes of all images of a list, with their labels and paths, read piece by piece.
+
+    place: folder of the model, which tells what it was trained on.
+    """
+    from coophash.commands.learned import are_learned
     from coophash.encoded import EncodedSet
 
     listed, folder = _open(path, root)
     listed.check_files(folder)
     channels, height, width = model.config.image_shape
-    codes = []
+    codes, learned = [], []
     for start in range(0, len(listed), PIECE):
         rows = slice(start, start + PIECE)
-        codes.append(model.encode(listed.read(folder, rows, (height, width), channels)))
+        images = listed.read(folder, rows, (height, width), channels)
+        codes.append(model.encode(images))
+        if (known := are_learned(place, images)) is not None:
+            learned.append(known)
         if progress is not None:
             progress(len(codes[-1]))
     labels = listed.labels
@@ -102,7 +109,7 @@ def encode_listed(
         names = tuple(map(str, range(model.config.classes)))
     return EncodedSet(
         np.concatenate(codes), model.config.bits, np.arange(len(listed)), labels, names,
-        listed.paths,
+        listed.paths, learned=np.concatenate(learned) if learned else None,
     )  # fmt: skip
 
 

@@ -111,7 +111,9 @@ def train(
         _report(history, model, f"{epochs:,} epochs")
         return
 
+    from coophash.checkpoints import CONFIG_FILE
     from coophash.commands.common import place, read_images
+    from coophash.commands.learned import keep_learned
     from coophash.commands.lists import (
         check_options,
         hold_out_several,
@@ -153,6 +155,9 @@ def train(
         )  # fmt: skip
     except KeyboardInterrupt:
         _report_interrupt(checkpoint, model)
+    finally:
+        if (model / CONFIG_FILE).is_file():
+            keep_learned(model, train_set[0] if isinstance(train_set, tuple) else train_set.images)
     _report(history, model, f"{updates:,} updates")
 
 
@@ -233,8 +238,8 @@ def hold_out(
 
     Args:
         images: the data.
-        fraction: share held out, rounded to whole images but at least one of each class; 0 holds
-            nothing out.
+        fraction: share held out, rounded to whole images but at least two of each class, of which
+            one can find the other; 0 holds nothing out.
         labels_per_class: keep so many training images of each class; None keeps all.
         seed: of the split.
 
@@ -245,11 +250,22 @@ def hold_out(
 
     present = int((images.class_counts > 0).sum())
     if present < images.classes:
-        absent = images.class_names[int(images.class_counts.argmin())]
-        raise ValueError(f"class {absent!r} has no images: add some, or leave the class out")
+        absent = int(images.class_counts.argmin())
+        from_1 = " (do the labels count from 1? They count from 0)" if absent == 0 else ""
+        raise ValueError(
+            f"class {images.class_names[absent]!r} has no images{from_1}: add some, or leave the "
+            "class out"
+        )
     sizes: dict[str, int | None] = {}
     if fraction:
-        sizes["validation"] = max(present, round(fraction * len(images)))
+        least = int(images.class_counts.argmin())
+        if (count := int(images.class_counts[least])) in (2, 3):
+            raise ValueError(
+                f"class {images.class_names[least]!r} has {count} images, of which two would be "
+                "held out and two must be left: add some, or hold none out with "
+                "--validation-fraction 0"
+            )
+        sizes["validation"] = max(2 * present, round(fraction * len(images)))
     wanted = None if labels_per_class is None else labels_per_class * present
     held_out = sizes.get("validation") or 0
     if wanted is not None and wanted + held_out > len(images):

@@ -87,7 +87,8 @@ def read_mnist(path: str | os.PathLike[str], split: str = "train") -> ImageSet:
         split: "train", "test" (the t10k files) or "all", train first.
 
     Returns:
-        1 x H x W images; the classes are named by their numbers, at least 0 to 9.
+        1 x H x W images; the classes are named by their numbers, from 0 to the highest in either
+        part.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -101,7 +102,9 @@ def read_mnist(path: str | os.PathLike[str], split: str = "train") -> ImageSet:
             "idx3-ubyte and the same with .gz, there, in raw/ and in MNIST/raw/"
         )
     read = [_read_part(folder, part) for part in parts]
-    classes = max(10, *(int(labels.max(initial=0)) + 1 for _, labels in read))
+    highest = [int(labels.max(initial=0)) for _, labels in read]
+    highest += [_highest_label(folder, part) for part in _PREFIX if part not in parts]
+    classes = max(2, 1 + max(highest))
     names = tuple(map(str, range(classes)))
     title = Path(path).resolve().name or "idx files"
     sets = [
@@ -109,6 +112,12 @@ def read_mnist(path: str | os.PathLike[str], split: str = "train") -> ImageSet:
         for part, (images, labels) in zip(parts, read, strict=True)
     ]
     return concatenate(sets, title) if len(sets) > 1 else sets[0]
+
+
+def _highest_label(folder: Path, part: str) -> int:
+    """Of a part that is not read itself, so that both parts have the same classes; 0 without it."""
+    path = _find_file(folder, part, "labels")
+    return 0 if path is None else int(read_idx(path).max(initial=0))
 
 
 def missing_files(folder: Path, part: str) -> list[str]:

@@ -105,6 +105,16 @@ def test_class_with_one_image(run, tmp_path, make_images, options):
     assert "'fox'" in done.error and "at least 2" in done.error
 
 
+def test_three_images_cannot_be_held_out_and_learned(run, tmp_path, make_images, options):
+    data = make_images(tmp_path / "images", 4)
+    (data / "fox" / "1.png").unlink()
+    done = run("train", data, "--model", tmp_path / "m", *options)
+    assert "class 'fox' has 3 images, of which two would be held out" in done.error
+    done = run("train", data, "--model", tmp_path / "m", "--validation-fraction", 0, "--updates", 1,
+               *options)  # fmt: skip
+    assert done.code == 0, done.err
+
+
 def test_damaged_image_is_named_or_left_out(work, run, tmp_path, make_images, options):
     data = make_images(tmp_path / "images", 5)
     broken = data / "dog" / "2.png"

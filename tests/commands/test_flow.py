@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def test_model_folder_can_be_loaded(work, classes):
     assert model.config.image_shape == (3, 12, 12)
     assert model.class_names == classes
     history = json.loads((work / "model" / "history.json").read_text())
-    assert history["settings"]["images"] == 32 and history["settings"]["validation_images"] == 4
+    assert history["settings"]["images"] == 30 and history["settings"]["validation_images"] == 6
     assert history["records"][-1]["update"] == 4
 
 
@@ -33,6 +34,32 @@ def test_codes_are_those_of_the_model(work, classes):
     assert (encoded.codes == ch.load(work / "model").encode(images)).all()
     assert (encoded.labels == images.labels).all() and encoded.class_names == classes
     assert encoded.bits == 12 and encoded.paths == images.paths
+
+
+def test_queries_that_were_trained_on_are_told_of(work, run, tmp_path):
+    """Scores of images that the model has learned are not those of new ones."""
+    encoded = EncodedSet.load(work / "codes.npz")
+    assert encoded.learned is not None and int(encoded.learned.sum()) == 30
+    done = run("evaluate", work / "codes.npz", "--query-count", 9, "--json", tmp_path / "s.json")
+    count = json.loads((tmp_path / "s.json").read_text())["queries_learned"]
+    assert 3 <= count <= 9
+    assert f"warning: {count} of the 9 queries were trained on" in done.err
+    encoded.subset(np.flatnonzero(~encoded.learned)).save(tmp_path / "q.npz")
+    both = ("--queries", tmp_path / "q.npz", "--database", work / "codes.npz")
+    done = run("evaluate", *both, "--json", tmp_path / "new.json")
+    assert done.code == 0 and "warning" not in done.err
+    assert json.loads((tmp_path / "new.json").read_text())["queries_learned"] == 0
+    # Without the fingerprints nothing is known, and nothing is said.
+    EncodedSet(encoded.codes, 12, labels=encoded.labels).save(tmp_path / "c.npz")
+    done = run("evaluate", tmp_path / "c.npz", "--query-count", 9, "--json", tmp_path / "o.json")
+    assert "warning" not in done.err and "queries_learned" not in (tmp_path / "o.json").read_text()
+
+
+def test_damaged_fingerprints_are_named(work, run, tmp_path):
+    shutil.copytree(work / "model", tmp_path / "model")
+    (tmp_path / "model" / "learned.npy").write_bytes(b"no array")
+    done = run("encode", tmp_path / "model", work / "images", "--out", tmp_path / "c.npz")
+    assert "learned.npy is damaged" in done.error
 
 
 def test_search_finds_what_the_index_holds(work, run, tmp_path, classes):

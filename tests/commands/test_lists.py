@@ -74,7 +74,7 @@ def test_a_list_with_several_labels_trains_encodes_and_scores(lists, run, option
 def test_a_list_with_one_label_each_is_a_set_of_classes(lists, run, options, tmp_path):
     done = train(run, lists / "single.txt", tmp_path / "m", options, "--labels-per-class", 4)
     assert done.code == 0, done.err
-    assert "12 images to train on, 3 held out, 3 classes" in done.out
+    assert "12 images to train on, 6 held out, 3 classes" in done.out
     assert not ch.load(tmp_path / "m").multi_label
     done = run("encode", tmp_path / "m", lists / "single.txt", "--out", tmp_path / "c.npz")
     assert done.code == 0, done.err

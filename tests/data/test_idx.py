@@ -118,6 +118,17 @@ def test_more_than_ten_classes(mnist):
     assert read_mnist(folder, "all").classes == 47
 
 
+def test_fewer_than_ten_classes_and_the_same_in_both_parts(mnist):
+    folder, _ = mnist
+    for part, labels in (("train", [0, 1, 2, 0, 1, 2]), ("t10k", [0, 1, 0, 1])):
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(idx_bytes(np.array(labels, np.uint8)))
+    assert read_mnist(folder).classes == 3
+    (folder / "t10k-images-idx3-ubyte").write_bytes(idx_bytes(np.zeros((4, 5, 7), np.uint8)))
+    assert read_mnist(folder, "test").classes == 3
+    (folder / "train-labels-idx1-ubyte").unlink()
+    assert read_mnist(folder, "test").classes == 2
+
+
 @pytest.mark.parametrize(
     ("array", "message"),
     [
