@@ -158,8 +158,8 @@ def _tell_learned(record: dict[str, Any]) -> None:
     if count := record.get("queries_learned"):
         print(
             f"warning: {count:,} of the {record['queries']:,} queries were trained on: these are "
-            "not the scores of new images. Encode images that the model has not seen (encode --split test, "
-            "or another folder) and give them as --queries, with --database",
+            "not the scores of new images. Encode images that the model has not seen "
+            "(encode --split test, or another folder) and give them as --queries, with --database",
             file=sys.stderr,
         )
 
