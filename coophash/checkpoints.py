@@ -2,7 +2,8 @@
 
 A model folder holds `config.json` (what the model is) and `model.safetensors` (its weights). A
 training run keeps `checkpoint.safetensors` beside them: weights, optimiser state and the history so
-far, everything that a resumed run needs but the data, of which it has a digest.
+far, everything that a resumed run needs but the data, of which it has a digest. `coophash train`
+adds `learned.npy`, fingerprints of the training images: `coophash.commands.learned`.
 """
 
 from __future__ import annotations
