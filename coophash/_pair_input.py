@@ -93,6 +93,21 @@ def digest_of(pairs: PairSet) -> str:
     return told.hexdigest()
 
 
+def labels_digest(trained: PairSet, queries: PairSet, held: PairSet | None) -> str:
+    """Tells a resumed run that what chooses its epoch is another: labels, and pairs of their own.
+
+    held: the validation pairs where they are no part of the training pairs.
+    """
+    told = hashlib.blake2b(("" if held is None else digest_of(held)).encode(), digest_size=8)
+    for labels in (trained.labels, queries.labels):
+        if labels is None:
+            told.update(b"none")
+        else:
+            told.update(f"{labels.shape}".encode())
+            told.update(np.ascontiguousarray(labels, dtype=np.int64).data)
+    return told.hexdigest()
+
+
 def check_seed(seed: object, name: str = "seed") -> int:
     """A seed as NumPy, torch and the kernels all take it.
 

@@ -39,7 +39,13 @@ from coophash.coop_terms import (
 )
 from coophash.data.checks import check_images, check_shape
 from coophash.descriptor import Descriptor
-from coophash.hasher import ImageHasher, check_class_names, check_options, seeded_weights
+from coophash.hasher import (
+    ImageHasher,
+    check_class_names,
+    check_options,
+    evaluating,
+    seeded_weights,
+)
 from coophash.losses import hash_centers
 from coophash.networks import ConvGenerator
 from coophash.sampling import langevin
@@ -206,7 +212,7 @@ class CoopHash(ImageHasher):
         same = negative_labels == labels
         if (same.all(1) if same.ndim == 2 else same).any():
             raise ValueError("negative_labels must differ from labels in every place")
-        with self._evaluating():  # an image depends on its label and z alone, not on the batch
+        with evaluating(self):  # an image depends on its label and z alone, not on the batch
             return self._pair(labels, negative_labels, latent)
 
     def _pair(

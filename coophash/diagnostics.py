@@ -20,6 +20,7 @@ from torch import Tensor
 from coophash._options import check_integer
 from coophash._training_data import Pixels, labelled
 from coophash.backbone import enlarge
+from coophash.hasher import evaluating
 
 if TYPE_CHECKING:
     from coophash.coop import CoopHash
@@ -156,7 +157,7 @@ def generator_report(
         raise ValueError(
             f"images must hold at least 2 of each of the {c.classes} classes, got {least} of one"
         )
-    with torch.no_grad(), model._evaluating():
+    with torch.no_grad(), evaluating(model):
         return _report(
             model, classifier, (real, classes), chosen, scored, (known, training is None),
             len(known_classes), samples, seed,

@@ -32,25 +32,52 @@ class HasherConfig(Protocol):
     def image_shape(self) -> tuple[int, int, int]: ...
 
 
-_INITIALIZING = threading.Lock()
+_GLOBAL_GENERATOR = threading.Lock()
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """torch's global generators of the CPU and of the device, seeded within the block.
+
+    For layers that draw from no other: initial weights, dropout. Afterwards the generators are as
+    they were. One thread at a time, so that draws are a function of the seed whatever runs beside.
+    """
+    devices = [device] if device.type == "cuda" else []
+    with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=devices):
+        # torch.manual_seed would seed every GPU too, which the fork does not undo.
+        torch.default_generator.manual_seed(seed)
+        for each in devices:
+            with torch.cuda.device(each):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 @contextmanager
 def seeded_weights(seed: object) -> Iterator[None]:
-    """Initial weights drawn within the block are a function of the seed, whatever runs beside it.
-
-    torch's layers draw from its global generator, so one model is made at a time, and the generator
-    is afterwards as it was: the CPU's alone, unless `torch.set_default_device` names another.
+    """Initial weights drawn within the block are a function of the seed.
 
     Raises:
         TypeError, ValueError: the seed is no integer of at least 0.
     """
-    number = check_integer("seed", seed, 0)
-    on_cpu = torch.get_default_device().type == "cpu"
-    with _INITIALIZING, torch.random.fork_rng(devices=[] if on_cpu else None):
-        # torch.manual_seed would seed every GPU too, which the fork does not undo.
-        (torch.default_generator.manual_seed if on_cpu else torch.manual_seed)(number)
+    with seeded(check_integer("seed", seed, 0), torch.get_default_device()):
         yield
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode: what it gives for an image does not depend on the batch.
+
+    Afterwards each module is in the mode it was in. A model in evaluation mode is not touched, so
+    that several threads may use it.
+    """
+    training = [module for module in model.modules() if module.training]
+    if training:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 class ImageHasher(nn.Module):
@@ -103,7 +130,7 @@ class ImageHasher(nn.Module):
             TypeError, ValueError: images of another shape, dtype or range, or with NaN.
         """
         nan_flag = torch.zeros(1, dtype=torch.int32, device=next(self.parameters()).device)
-        with self._evaluating():
+        with evaluating(self):
             parts = [
                 sign_pack(self.hash_outputs(f), nan_flag=nan_flag)
                 for f in self._features(images, batch_size)
@@ -116,25 +143,9 @@ class ImageHasher(nn.Module):
     @torch.no_grad()
     def outputs(self, images: Any, batch_size: int = 512) -> Tensor:
         """Real-valued hash outputs, before the sign: (N, bits) float32. Arguments as `encode`."""
-        with self._evaluating():
+        with evaluating(self):
             heads = [self.hash_outputs(f) for f in self._features(images, batch_size)]
         return torch.cat(heads) if heads else torch.empty(0, self.config.bits)
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """An image's code depends on that image alone, not on its batch.
-
-        Afterwards each module is in the mode it was in. A model in evaluation mode is not touched,
-        so that several threads may use it.
-        """
-        training = [module for module in self.modules() if module.training]
-        if training:
-            self.eval()
-        try:
-            yield
-        finally:
-            for module in training:
-                module.training = True
 
     def _features(self, images: Any, batch_size: int) -> Iterator[Tensor]:
         device = next(self.parameters()).device

@@ -31,6 +31,7 @@ from coophash._options import check_integer, check_number
 from coophash.data import ImageSet
 from coophash.data.checks import check_images
 from coophash.descriptor import draw_latent
+from coophash.hasher import evaluating
 from coophash.label_sets import likeliest
 from coophash.sampling import langevin
 
@@ -131,7 +132,7 @@ def recover(
     classes = None
     if labels is not None:
         classes = model._check_labels("labels", labels, len(given)).to(device)
-    with torch.no_grad(), model._evaluating():
+    with torch.no_grad(), evaluating(model):
         prior = _draw_prior(model, samples, seed, steps > 0)
         parts = []
         for number, start in enumerate(range(0, len(given), batch_size)):

@@ -32,7 +32,7 @@ from coophash.codes import pack
 from coophash.coop_terms import random_source
 from coophash.data.pairs import PairSet
 from coophash.features import describe_source, make_source
-from coophash.hasher import seeded_weights
+from coophash.hasher import evaluating, seeded, seeded_weights
 from coophash.kernels import bank_contrast, bank_update, ranking_loss
 from coophash.ucch_backbone import TRAINED, PixelEncoder, pixels_of, rebuild_backbone
 from coophash.ucch_config import PRESETS, UCCHConfig
@@ -215,16 +215,12 @@ class UCCH(nn.Module):
         check_integer("batch_size", batch_size, 1)
         if isinstance(encoder, PairEncoder):
             values = check_features(values, width, name)
-        training = encoder.training
-        encoder.eval()
-        try:
+        with evaluating(encoder):
             like = encoder.mean
             parts = [
                 encoder(self.prepared(encoder, part.to(like))).float()
                 for part in torch.split(torch.as_tensor(values), batch_size)
             ]
-        finally:
-            encoder.train(training)
         return torch.cat(parts) if parts else torch.empty(0, self.config.bits)
 
     def prepared(self, encoder: PairEncoder | PixelEncoder, features: Tensor) -> Tensor:
@@ -299,8 +295,7 @@ def ucch_step(
     source = random_source(images.device, seed, update)
     if isinstance(model.image_encoder, PixelEncoder):
         model.image_encoder.freeze(warm_up)
-    with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
-        torch.manual_seed(source.initial_seed())  # of dropout and crops
+    with seeded(source.initial_seed(), images.device):  # dropout and crops
         hx = model.image_encoder(_disturbed(images, c.image_noise, c.image_dropout, source))
         hy = model.text_encoder(_disturbed(texts, c.text_noise, c.text_dropout, source))
     both = torch.stack([hx, hy])  # the two modalities share keys and negatives

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coophash import checkpoints
-from coophash._pair_input import check_pairs, check_seed, digest_of
+from coophash._options import check_integer
+from coophash._pair_input import check_pairs, check_seed, digest_of, labels_digest
 from coophash.data.pairs import PairSet
 from coophash.errors import require
 from coophash.history import History
@@ -70,22 +71,21 @@ def fit_pairs(
         The run's `History`, one record an epoch.
 
     Raises:
-        TypeError, ValueError: data or settings that do not fit, or a checkpoint that was made with
-            others.
-        FloatingPointError: the training diverged.
+        TypeError, ValueError: data or settings that do not fit, a validation that can choose
+            nothing, or a checkpoint that was made with others. The model is then as it was.
+        FloatingPointError: the training diverged; `folder` keeps its last good checkpoint.
         NotADirectoryError: the folder is a file.
         KeyboardInterrupt: passed on after the checkpoint is written.
     """
     given: dict[str, Any] = {
         "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate
     }  # fmt: skip
-    model.config = dataclasses.replace(
+    config = dataclasses.replace(
         model.config, **{name: value for name, value in given.items() if value is not None}
     )
     seed = check_seed(seed)
-    for name, value in (("validate_every", validate_every), ("checkpoint_every", checkpoint_every)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+    validate_every = check_integer("validate_every", validate_every, 1)
+    checkpoint_every = check_integer("checkpoint_every", checkpoint_every, 1)
     if folder is not None and Path(folder).exists() and not Path(folder).is_dir():
         raise NotADirectoryError(f"folder {str(folder)!r} is a file: give another name")
     if resume and folder is None:
@@ -96,28 +96,36 @@ def fit_pairs(
         raise TypeError(f"model must be float32 to be trained, got {dtype}: call model.float()")
     check_pairs(pairs, model, "pairs")
     trained, queries, database = _validation(model, pairs, validation, seed)
-    size = model.config.batch_size
+    size = config.batch_size
     if len(trained) < size:
         raise ValueError(
             f"batch_size must be at most the {len(trained):,} pairs to train on, got {size}"
         )
-    run = _Run(
-        model, trained, queries, database,
-        settings={
-            "model": _plain(dataclasses.asdict(model.config)), "preset": model.preset,
-            "pairs": len(trained), "seed": seed, "pairs_digest": digest_of(pairs),
-            "validation": validation if isinstance(validation, str) else
-            (0 if queries is None else len(queries)),
-            "validate_every": validate_every,
-        },
-        path=None if folder is None else Path(folder) / checkpoints.CHECKPOINT_FILE,
-    )  # fmt: skip
-    if resume:
-        run.resume()
-    elif run.path is not None and run.path.exists():
+    settings = {
+        "model": _plain(dataclasses.asdict(config)), "preset": model.preset,
+        "pairs": len(trained), "seed": seed, "pairs_digest": digest_of(pairs),
+        "validation": validation if isinstance(validation, str) else
+        (0 if queries is None else len(queries)),
+        "validate_every": validate_every,
+    }  # fmt: skip
+    if queries is not None:
+        held = validation if isinstance(validation, PairSet) else None
+        settings["validation_digest"] = labels_digest(trained, queries, held)
+    path = None if folder is None else Path(folder) / checkpoints.CHECKPOINT_FILE
+    if path is not None and path.exists() and not resume:
         raise ValueError(
-            f"{run.path} is the checkpoint of an earlier run: resume it, or give another folder"
+            f"{path} is the checkpoint of an earlier run: resume it, or give another folder"
         )
+    before = model.config, {k: v.detach().clone() for k, v in model.state_dict().items()}
+    model.config = config
+    try:
+        run = _Run(model, trained, queries, database, settings, path)
+        if resume:
+            run.resume()
+    except BaseException:
+        model.config = before[0]
+        model.load_state_dict(before[1])
+        raise
     run.train(checkpoint_every, progress)
     if folder is not None:
         model.save(folder)
@@ -169,8 +177,14 @@ class _Run:
                 desc="train UCCH", unit="update", dynamic_ncols=True,
             )  # fmt: skip
         earlier, started = self.history.seconds, time.perf_counter()
+
+        def seconds() -> float:
+            return earlier + time.perf_counter() - started
+
         self.model.train()
         try:
+            if self.after_epoch(seconds()):  # what a stop left out
+                self.save()
             while self.epoch < c.epochs:
                 with DeferredInterrupt():
                     self.one_update()
@@ -178,16 +192,11 @@ class _Run:
                     bar.update()
                 if self.place:
                     continue
-                self.record(earlier + time.perf_counter() - started)
-                due = self.epoch == c.epochs
-                if self.queries is not None and (
-                    due or self.epoch % self.history.settings["validate_every"] == 0
-                ):
-                    self.validate()
-                    if bar is not None:
-                        score = self.history.validation[-1][1]
-                        bar.set_postfix(mAP=f"{score:.3f}", refresh=False)
-                if due or self.epoch % checkpoint_every == 0:
+                self.after_epoch(seconds())
+                if bar is not None and self.history.validation:
+                    score = self.history.validation[-1][1]
+                    bar.set_postfix(mAP=f"{score:.3f}", refresh=False)
+                if self.epoch == c.epochs or self.epoch % checkpoint_every == 0:
                     self.save()
         except KeyboardInterrupt:
             self.save()
@@ -198,6 +207,21 @@ class _Run:
         if self.kept:
             self.model.load_state_dict(self.kept)
         self.model.eval()
+
+    def after_epoch(self, seconds: float) -> bool:
+        """Record and validate an epoch where that is due and not done yet; whether it was."""
+        if self.place or not self.epoch:
+            return False
+        records, done = self.history.records, False
+        if not records or records[-1]["epoch"] != self.epoch:
+            self.record(seconds)
+            done = True
+        due = self.epoch == self.model.config.epochs
+        due = due or self.epoch % self.history.settings["validate_every"] == 0
+        if self.queries is not None and due and "validation_map" not in records[-1]:
+            self.validate()
+            done = True
+        return done
 
     def one_update(self) -> None:
         c, seed = self.model.config, self.history.settings["seed"]
@@ -251,14 +275,24 @@ class _Run:
 
     def record(self, seconds: float) -> None:
         means = {name: float(value) / self.updates for name, value in self.sums.items()}
-        self.sums = {}
-        for name, value in means.items():
-            if not math.isfinite(value):
-                raise FloatingPointError(_DIVERGED.format(name, value, self.epoch))
-        self.history.records.append(
-            {"update": self.epoch * self.updates, "epoch": self.epoch,
-             "seconds": round(seconds, 3), **means}
-        )  # fmt: skip
+        self.check_finite()
+        with DeferredInterrupt():
+            self.sums = {}
+            self.history.records.append(
+                {"update": self.epoch * self.updates, "epoch": self.epoch,
+                 "seconds": round(seconds, 3), **means}
+            )  # fmt: skip
+
+    def check_finite(self) -> None:
+        """Raise FloatingPointError where the training diverged: in a loss, a weight or the bank."""
+        epoch = min(self.epoch + bool(self.place), self.model.config.epochs)
+        for name, value in self.sums.items():
+            if not math.isfinite(float(value)):
+                raise FloatingPointError(_DIVERGED.format(name, float(value), epoch))
+        for module in (self.model, self.bank):
+            for name, value in module.state_dict().items():
+                if value.is_floating_point() and not torch.isfinite(value).all():
+                    raise FloatingPointError(_DIVERGED.format(name, "NaN or infinite", epoch))
 
     def validate(self) -> None:
         if self.queries is None or self.database is None:
@@ -268,14 +302,15 @@ class _Run:
             forward, backward = direction_maps(self.model, self.queries, self.database)
         self.model.train()
         score = (forward + backward) / 2
-        self.history.records[-1] |= {
-            "validation_map": score, "validation_image_to_text": forward,
-            "validation_text_to_image": backward,
-        }  # fmt: skip
-        if score > self.best_map:
-            self.best_map = score
-            self.history.kept_update = self.epoch * self.updates
-            self.kept = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        with DeferredInterrupt():
+            self.history.records[-1] |= {
+                "validation_map": score, "validation_image_to_text": forward,
+                "validation_text_to_image": backward,
+            }  # fmt: skip
+            if score > self.best_map:
+                self.best_map = score
+                self.history.kept_update = self.epoch * self.updates
+                self.kept = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
 
     @contextmanager
     def weights(self, chosen: dict[str, Tensor]) -> Iterator[None]:
@@ -284,16 +319,22 @@ class _Run:
             yield
             return
         current = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-        self.model.load_state_dict(chosen)
         try:
+            self.model.load_state_dict(chosen)
             yield
         finally:
-            self.model.load_state_dict(current)
+            with DeferredInterrupt():
+                self.model.load_state_dict(current)
 
     def save(self) -> None:
-        """Write the checkpoint, and the model that the run would end with if it ended now."""
+        """Write the checkpoint, and the model that the run would end with if it ended now.
+
+        Raises:
+            FloatingPointError: the training diverged; the files stay as they were.
+        """
         if self.path is None:
             return
+        self.check_finite()
         extra = {f"sums/{name}": value for name, value in self.sums.items()}
         extra |= {f"kept/{name}": value for name, value in self.kept.items()}
         facts = {
@@ -314,14 +355,22 @@ class _Run:
         wanted, found = self.history.settings, facts.get("history", {}).get("settings", {})
         wanted, found = ({**s, **s.get("model", {}), "model": None} for s in (wanted, found))
         for name in wanted:
-            if wanted[name] != found.get(name):
+            if name == "validation_digest":
+                if found.get(name, wanted[name]) != wanted[name]:  # without it it may be of any
+                    raise ValueError(
+                        f"{self.path} was made with other pairs or labels for validation: resume "
+                        "with those it was started with, or give another folder"
+                    )
+            elif wanted[name] != found.get(name):
                 raise ValueError(
                     f"{self.path} was made with {name} = {found.get(name)!r}, not "
                     f"{wanted[name]!r}: resume with the settings it was started with"
                 )
         modules = {"model": self.model, "bank": self.bank}
         extra, facts = checkpoints.load_training(self.path, modules, {"optimizer": self.optimizer})
+        settings = self.history.settings
         self.history = History(**facts["history"])
+        self.history.settings = settings  # those of now, which an older file may lack
         self.epoch, self.place = facts["epoch"], facts["place"]
         for name, value in extra.items():
             kind, _, key = name.partition("/")
@@ -371,8 +420,24 @@ def _validation(
         held = pairs.subset(np.sort(order[:count]), "validation")
         trained = pairs.subset(np.sort(order[count:]), pairs.name)
     if held.labels is None or trained.labels is None:
+        if len(held) < 2:
+            raise ValueError(
+                "validation of one pair without labels can choose nothing, as its own half is all "
+                "there is to find: hold out at least 2"
+            )
         return trained, held, held
+    if not _share_a_label(held.labels, trained.labels):
+        raise ValueError(
+            "validation has no label that the pairs it searches have, and can choose nothing: give "
+            "pairs of the same classes"
+        )
     return trained, held, trained
+
+
+def _share_a_label(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    if one.ndim == 1:
+        return bool(np.isin(one, other).any())
+    return bool((one.astype(bool).any(0) & other.astype(bool).any(0)).any())
 
 
 def _check_labels(held: NDArray[Any] | None, trained: NDArray[Any] | None) -> None:
