@@ -54,7 +54,13 @@ def check_allow(allow: Any) -> NDArray[Any]:
         if array.ndim != 1:
             raise ValueError(f"allow must be a mask (N,), got bool {array.shape}")
         return array
-    return check_ids(array, "allow")
+    rows = check_ids(array, "allow")
+    if len(rows) > 2 and rows.min() == 0 and rows.max() == 1:
+        raise ValueError(
+            f"allow holds 0 and 1 alone, {len(rows):,} of them: a mask must be bool, "
+            "allow.astype(bool); row numbers must differ"
+        )
+    return rows
 
 
 def check_mask(mask: NDArray[np.bool_], rows: int, where: str) -> None:

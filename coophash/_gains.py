@@ -18,6 +18,9 @@ _SUMS = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(2.0, _FIRST + 2
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)
 
 
+MOST_GRADES = 960  # 2^960 leaves room for 2^63 items below the largest float64
+
+
 def ndcg(total: Counts, graded: Counts, k: int, order: Order, gains: Floats) -> Floats:
     """Normalised discounted cumulative gain at k of each query.
 
@@ -61,7 +64,16 @@ def discounts(k: int) -> Floats:
 
 
 def gains_of(grades: int, exponential: bool) -> Floats:
-    """Gains of the grades 1 .. `grades`: 2^g - 1 or g."""
+    """Gains of the grades 1 .. `grades`: 2^g - 1 or g.
+
+    Raises:
+        ValueError: more grades than exponential gains have a float64 for.
+    """
+    if exponential and grades > MOST_GRADES:
+        raise ValueError(
+            f"a query and an item share up to {grades:,} labels, and float64 has no room for sums "
+            f"of gains of 2^{grades:,}, the most is 2^{MOST_GRADES}: give gain='linear'"
+        )
     grade = np.arange(1.0, grades + 1.0)
     return np.exp2(grade) - 1.0 if exponential else grade
 

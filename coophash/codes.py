@@ -33,7 +33,7 @@ def pack(outputs: Any) -> Any:
 
     Raises:
         TypeError: outputs are not real numbers, or are unsigned (packed already?).
-        ValueError: a wrong shape, a NaN, or integers of 0 and 1, whose signs are all alike.
+        ValueError: a wrong shape, a NaN, or 0 and 1 alone, whose signs are all alike.
     """
     if _is_elsewhere(outputs):
         return _pack_torch(outputs)
@@ -53,7 +53,16 @@ def pack(outputs: Any) -> Any:
         packed[start : start + step] = np.packbits(positive, axis=1, bitorder="little")
     if array.dtype.kind == "i" and rows and array.min() == 0 and array.max() <= 1:
         raise ValueError(_ZERO_ONE)
+    floats = array.dtype.kind == "f" and rows > 0
+    # One row says no at once; ones alone, or zeros, may be meant.
+    if floats and _zero_one(array[0]) and _zero_one(array) and array.min() != array.max():
+        raise ValueError(_ZERO_ONE)
     return restore(packed)
+
+
+def _zero_one(values: NDArray[Any]) -> bool:
+    """Whether there is nothing but 0 and 1."""
+    return bool(((values == 1) | (values == 0)).all())
 
 
 def unpack(codes: Any, bits: int) -> Any:
@@ -198,7 +207,7 @@ def _float8(torch: Any) -> list[Any]:
 
 
 _ZERO_ONE = (
-    "outputs holds integers of 0 and 1, which all have the sign +1: pack bits as booleans "
+    "outputs holds 0 and 1 alone, which all have the sign +1: pack bits as booleans "
     "(outputs == 1), or signs as 2 * outputs - 1"
 )
 

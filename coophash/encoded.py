@@ -19,6 +19,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from coophash.codes import check_bits
+
 # What `np.load` and reading an array raise on files that are cut short, altered or something else.
 _DAMAGE = (ValueError, EOFError, OSError, KeyError, MemoryError, OverflowError,
            zipfile.BadZipFile, zlib.error, NotImplementedError)  # fmt: skip
@@ -60,9 +62,7 @@ class EncodedSet:
                 f"codes must be uint8 (N, ceil(bits / 8)), got {codes.dtype} {codes.shape}: call "
                 "coophash.pack(outputs) first"
             )
-        bits = int(self.bits)
-        if not 1 <= bits <= 4096:
-            raise ValueError(f"bits must be from 1 to 4096, got {bits}")
+        bits = check_bits(self.bits)
         if codes.shape[1] != -(-bits // 8):
             raise ValueError(
                 f"codes must be {-(-bits // 8)} bytes wide for {bits} bits, got {codes.shape}"
@@ -80,6 +80,8 @@ class EncodedSet:
                 raise ValueError(
                     f"{name} must be integers ({count},), got {array.dtype} {array.shape}"
                 )
+            if array is not None and count and int(array.max()) >= 1 << 63:
+                raise ValueError(f"{name} must fit into int64, got {array.max()}")
         names = None if self.class_names is None else tuple(str(n) for n in self.class_names)
         if labels is not None and count:
             low, high = (0, labels.shape[1] - 1) if several else (labels.min(), labels.max())

@@ -220,3 +220,16 @@ def test_torch_is_not_imported():
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floats_of_0_and_1_are_no_outputs(dtype):
+    """Their signs are all +: every bit would be 1."""
+    outputs = np.random.default_rng(0).normal(size=(5, 16))
+    with pytest.raises(ValueError, match=r"0 and 1 alone, which all have the sign \+1"):
+        ch.pack((outputs > 0).astype(dtype))
+    for value in (0, 1):  # sign(0) = +1
+        assert (ch.pack(np.full((2, 16), value, dtype)) == 255).all()
+    mixed = (outputs > 0).astype(dtype)
+    mixed[4, 3] = 0.5
+    assert ch.pack(mixed).shape == (5, 2)

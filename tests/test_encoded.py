@@ -80,7 +80,7 @@ def test_wrong_codes():
         EncodedSet(np.zeros((3, 1), np.uint8), 12)
     with pytest.raises(ValueError, match="spare bits 0"):
         EncodedSet(np.full((3, 2), 255, np.uint8), 12)
-    with pytest.raises(ValueError, match="bits must be from 1 to 4096, got 0"):
+    with pytest.raises(ValueError, match="bits must be 1 to 4096, got 0"):
         EncodedSet(np.zeros((3, 0), np.uint8), 0)
 
 
@@ -138,3 +138,13 @@ def test_pickled_objects_are_refused(tmp_path):
              paths=np.array([object()], dtype=object))  # fmt: skip
     with pytest.raises(ValueError, match="cannot be read"):
         EncodedSet.load(tmp_path / "evil.npz")
+
+
+def test_numbers_that_int64_cannot_hold_are_refused():
+    """They were wrapped round to negative ones."""
+    codes = np.zeros((2, 1), np.uint8)
+    for name in ("ids", "labels"):
+        with pytest.raises(ValueError, match=rf"{name} must fit into int64, got 1844674407370955"):
+            EncodedSet(codes, 8, **{name: np.array([2**64 - 1, 2**63 + 5], np.uint64)})
+    with pytest.raises(TypeError, match="bits must be a whole number, got float"):
+        EncodedSet(codes, 8.9)

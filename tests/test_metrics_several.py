@@ -264,3 +264,15 @@ def test_all_take_exclude_and_threads_alike():
             ]  # fmt: skip
             assert [*parameters][-2:] == ["exclude", "threads"], name
             assert function.__doc__
+
+
+def test_exponential_gains_that_float64_cannot_hold_are_refused():
+    """Quietly they made the whole block 0."""
+    codes = np.random.default_rng(0).integers(0, 256, (6, 2), dtype=np.uint8)
+    labels = np.zeros((6, 1100), bool)
+    labels[:, :3] = True
+    assert metrics.ndcg(codes, codes, labels, labels, k=3) == pytest.approx(1)
+    labels[0] = True
+    with pytest.raises(ValueError, match=r"share up to 1,100 labels.*gain='linear'"):
+        metrics.ndcg(codes, codes, labels, labels, k=3)
+    assert 0 < metrics.ndcg(codes, codes, labels, labels, k=3, gain="linear") <= 1

@@ -150,3 +150,19 @@ def test_wrong_filters_of_an_index():
             index.range_search(query, 1, allow=allow)
     assert index.search(query, 2, allow=[])[1].tolist() == [[-1, -1]]
     assert index.search(query, 2, allow=np.zeros(4, bool))[1].tolist() == [[-1, -1]]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_a_mask_that_is_not_bool_is_refused(dtype):
+    """It was read as the row numbers 0 and 1."""
+    codes = np.random.default_rng(0).integers(0, 256, (100, 8), dtype=np.uint8)
+    mask = (np.arange(100) % 2).astype(dtype)
+    index = ch.HammingIndex(64)
+    index.add(codes)
+    for search in (
+        lambda: ch.hamming_topk(codes, codes[:2], 3, allow=mask),
+        lambda: index.search(codes[:2], 3, allow=mask),
+    ):
+        with pytest.raises(ValueError, match=r"allow holds 0 and 1 alone.*allow.astype\(bool\)"):
+            search()
+    assert ch.hamming_topk(codes, codes[:2], 1, allow=np.array([0, 1]))[1].max() <= 1

@@ -72,12 +72,24 @@ def evaluate(
     if codes is not None and queries is None and database is None:
         if query_count is None:
             raise ValueError("one file of codes needs --query-count: how many of them are queries")
-        asked, searched = _split(EncodedSet.load(codes), query_count, seed)
+        whole = EncodedSet.load(codes)
+        if whole.modalities is not None:
+            raise ValueError(
+                f"{str(codes)!r} has images and texts, which --query-count would mix: encode the "
+                "queries and the database apart and give --queries Q.npz with --database D.npz"
+            )
+        asked, searched = _split(whole, query_count, seed)
         split = {"query_count": query_count, "seed": seed}
     elif codes is None and queries is not None and database is not None:
         if query_count is not None:
             raise ValueError("--query-count splits one file; leave it out with two")
         asked, searched = EncodedSet.load(queries), EncodedSet.load(database)
+        if (asked.modalities is None) != (searched.modalities is None):
+            raise ValueError(
+                "queries and database must both be images, or both pairs of images and texts: one "
+                "of the files has pairs, the other has not"
+            )
+        _tell_found(asked, searched)
         if queries.resolve() == database.resolve():
             raise ValueError(
                 "queries and database are the same file, so every query would find itself: use "
@@ -140,7 +152,13 @@ def _by_protocol(
         raise ValueError(
             "--protocol takes CODES.npz of the whole set, or --queries Q.npz with --database D.npz"
         )
+    for name, part in (("queries", asked), ("database", searched)):
+        if part.modalities is not None:
+            raise ValueError(
+                f"the {name} are images and texts, and {protocol.name} is of images alone"
+            )
     check_comparable(asked, searched)
+    _tell_found(asked, searched)
     record = protocol.evaluate(
         asked.codes, searched.codes, asked.labels, searched.labels,
         split=split, bits=asked.bits, radius=radius,
@@ -151,6 +169,30 @@ def _by_protocol(
 def _learned(asked: EncodedSet) -> dict[str, Any]:
     """How many of the queries the model was trained on; nothing where that is not known."""
     return {} if asked.learned is None else {"queries_learned": int(asked.learned.sum())}
+
+
+def _tell_found(asked: EncodedSet, searched: EncodedSet) -> None:
+    """Queries that are items of the database find themselves first: say so.
+
+    Sets that were encoded apart may have ids and even paths in common, but not all codes as well.
+    """
+    order = np.argsort(searched.ids, kind="stable")
+    if not len(asked) or not len(order):
+        return
+    place = np.searchsorted(searched.ids, asked.ids, sorter=order)
+    rows = order[place.clip(max=len(order) - 1)]
+    same = (searched.ids[rows] == asked.ids).all()
+    if not same or asked.bits != searched.bits or (searched.codes[rows] != asked.codes).any():
+        return
+    if asked.paths is not None and searched.paths is not None:
+        found = tuple(searched.paths[row] for row in rows.tolist())
+        if found != asked.paths:
+            return
+    print(
+        "warning: every query has the id and the code of an item of the database: if they are the "
+        "same items, each finds itself first, and these are not the scores of new ones",
+        file=sys.stderr,
+    )
 
 
 def _tell_learned(record: dict[str, Any]) -> None:

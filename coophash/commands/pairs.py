@@ -45,6 +45,8 @@ def train_pairs(
     resume: bool,
 ) -> tuple[Any, int]:
     """Train on a feature file or a table; returns the history and the epochs done."""
+    from coophash.checkpoints import CONFIG_FILE
+    from coophash.commands.learned import keep_learned
     from coophash.ucch import UCCH
     from coophash.ucch_training import fit_pairs
 
@@ -60,10 +62,14 @@ def train_pairs(
         tune_backbone(hasher, tuned)
     hasher.to(torch_device(device))
     say(f"{pairs!r}; preset {hasher.preset}, seed {seed}, on {hasher.device.type}")
-    history = fit_pairs(
-        hasher, pairs, validation_fraction or None, seed=seed, folder=model, resume=resume,
-        checkpoint_every=1,
-    )  # fmt: skip
+    try:
+        history = fit_pairs(
+            hasher, pairs, validation_fraction or None, seed=seed, folder=model, resume=resume,
+            checkpoint_every=1,
+        )  # fmt: skip
+    finally:
+        if (model / CONFIG_FILE).is_file():  # those held out as well: they chose the epoch
+            keep_learned(model, pairs.images, pairs.texts)
     return history, hasher.config.epochs
 
 
@@ -164,8 +170,14 @@ def encode_pairs(
 ) -> None:
     """Codes of both modalities in one file."""
     hasher = load_ucch(model, device)
-    written = encoded_pairs(hasher, read_for(hasher, data, split, queries)).save(out)
+    from coophash.commands.learned import are_learned
     from coophash.encoded import EncodedSet
+
+    pairs = read_for(hasher, data, split, queries)
+    learned = are_learned(model, pairs.images, pairs.texts)
+    written = dataclasses.replace(
+        encoded_pairs(hasher, pairs), learned=None if learned is None else np.tile(learned, 2)
+    ).save(out)
 
     count = len(EncodedSet.load(written))
     say(f"{written}: {count:,} codes of {hasher.config.bits} bits, half of images, half of texts")
@@ -250,6 +262,12 @@ def evaluate_encoded(
                 "with `coophash encode`"
             )
     asked, there = parts["queries"], parts["database"]
+    learned = 0 if asked[0].learned is None else int(asked[0].learned.sum())
+    if learned:
+        say(
+            f"warning: {learned:,} of the {len(asked[0]):,} query pairs were given for training: "
+            "these are not the scores of new pairs"
+        )
     if bare:
         return _own_halves(asked, there, queries.bits, k)
     if np.isin(asked[0].ids, there[0].ids).any():
@@ -277,6 +295,20 @@ def evaluate_encoded(
     return scores.as_dict()
 
 
+def _check_same(asked: EncodedSet, there: EncodedSet) -> None:
+    """Raise where an id stands for one thing among the queries and for another in the database."""
+    if asked.paths is None or there.paths is None:
+        return
+    names = dict(zip(there.ids.tolist(), there.paths, strict=True))
+    for number, path in zip(asked.ids.tolist(), asked.paths, strict=True):
+        if names[number] != path:
+            raise ValueError(
+                f"without labels a query is right with its own other half, and query {number} is "
+                f"{path!r} where the database has {names[number]!r}: give the same pairs as both, "
+                "or labels"
+            )
+
+
 def _own_halves(
     asked: list[EncodedSet], there: list[EncodedSet], bits: int, k: int | None
 ) -> dict[str, Any]:
@@ -290,6 +322,8 @@ def _own_halves(
             "without labels a query is right with its own other half, and some queries are no pair "
             "of the database: give the same pairs as both, or labels"
         )
+    for modality in (IMAGE, TEXT):
+        _check_same(asked[modality], there[modality])
     found = {
         "image_to_text": instance_recall(asked[IMAGE].codes, there[TEXT].codes, own, others, ks),
         "text_to_image": instance_recall(asked[TEXT].codes, there[IMAGE].codes, own, others, ks),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -47,12 +48,29 @@ def test_queries_that_were_trained_on_are_told_of(work, run, tmp_path):
     encoded.subset(np.flatnonzero(~encoded.learned)).save(tmp_path / "q.npz")
     both = ("--queries", tmp_path / "q.npz", "--database", work / "codes.npz")
     done = run("evaluate", *both, "--json", tmp_path / "new.json")
-    assert done.code == 0 and "warning" not in done.err
+    assert done.code == 0 and "trained on" not in done.err
     assert json.loads((tmp_path / "new.json").read_text())["queries_learned"] == 0
     # Without the fingerprints nothing is known, and nothing is said.
     EncodedSet(encoded.codes, 12, labels=encoded.labels).save(tmp_path / "c.npz")
     done = run("evaluate", tmp_path / "c.npz", "--query-count", 9, "--json", tmp_path / "o.json")
-    assert "warning" not in done.err and "queries_learned" not in (tmp_path / "o.json").read_text()
+    assert (
+        "trained on" not in done.err and "queries_learned" not in (tmp_path / "o.json").read_text()
+    )
+
+
+def test_queries_that_find_themselves_are_told_of(work, run, tmp_path):
+    encoded = EncodedSet.load(work / "codes.npz")
+    rows = np.arange(9)
+    encoded.subset(rows).save(tmp_path / "q.npz")
+    encoded.subset(np.arange(9, 36)).save(tmp_path / "d.npz")
+    words = "each finds itself first"
+    for database, told in ((work / "codes.npz", True), (tmp_path / "d.npz", False)):
+        done = run("evaluate", "--queries", tmp_path / "q.npz", "--database", database)
+        assert done.code == 0 and (words in done.err) == told, done.err
+    other = dataclasses.replace(encoded.subset(rows), paths=tuple(f"{n}.png" for n in rows))
+    other.save(tmp_path / "o.npz")
+    done = run("evaluate", "--queries", tmp_path / "o.npz", "--database", work / "codes.npz")
+    assert done.code == 0 and words not in done.err
 
 
 def test_damaged_fingerprints_are_named(work, run, tmp_path):

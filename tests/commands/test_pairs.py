@@ -129,6 +129,37 @@ def test_recall_of_the_own_half_where_there_are_no_labels(trained, run, tmp_path
     assert done.code and "the queries have no labels" in done.err
 
 
+def test_pairs_that_were_trained_on_are_told_of(trained, run, tmp_path):
+    """And that one file of pairs is not to be torn into queries and database."""
+    done = run("evaluate", "--queries", trained / "train.npz", "--database", trained / "test.npz")
+    assert done.code == 0 and "60 query pairs were given for training" in done.out, done.out
+    done = run("evaluate", "--queries", trained / "test.npz", "--database", trained / "train.npz")
+    assert done.code == 0 and "given for training" not in done.out
+    done = run("evaluate", trained / "train.npz", "--query-count", 10)
+    assert "has images and texts, which --query-count would mix" in done.error
+    codes = EncodedSet.load(trained / "train.npz")
+    images = codes.subset(np.flatnonzero(codes.modalities == IMAGE))
+    EncodedSet(images.codes, 24, images.ids, images.labels, images.class_names).save(
+        tmp_path / "images.npz"
+    )
+    done = run(
+        "evaluate", "--queries", tmp_path / "images.npz", "--database", trained / "train.npz"
+    )
+    assert "must both be images, or both pairs" in done.error
+
+
+def test_other_pairs_of_the_same_numbers_are_not_the_own_half(trained, run, tmp_path):
+    """Tables count from 0, each for itself: without labels the paths tell them apart."""
+    codes = EncodedSet.load(trained / "test.npz")
+    for name, word in (("q", "one"), ("d", "other")):
+        paths = tuple(f"{word} {n}" for n in range(len(codes)))
+        EncodedSet(
+            codes.codes, 24, codes.ids, paths=paths, modalities=codes.modalities
+        ).save(tmp_path / f"{name}.npz")  # fmt: skip
+    done = run("evaluate", "--queries", tmp_path / "q.npz", "--database", tmp_path / "d.npz")
+    assert "is 'one 0' where the database has 'other 0'" in done.error
+
+
 def test_a_database_apart_can_be_encoded(trained, run, tmp_path):
     with np.load(trained / "wiki.npz") as file:
         arrays = dict(file)
