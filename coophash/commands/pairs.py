@@ -67,9 +67,11 @@ def train_pairs(
             hasher, pairs, validation_fraction or None, seed=seed, folder=model, resume=resume,
             checkpoint_every=1,
         )  # fmt: skip
-    finally:
-        if (model / CONFIG_FILE).is_file():  # those held out as well: they chose the epoch
+    except (KeyboardInterrupt, FloatingPointError):
+        if (model / CONFIG_FILE).is_file():
             keep_learned(model, pairs.images, pairs.texts)
+        raise
+    keep_learned(model, pairs.images, pairs.texts)  # those held out as well: they chose the epoch
     return history, hasher.config.epochs
 
 

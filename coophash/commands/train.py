@@ -141,6 +141,7 @@ def train(
         classes, image_shape, kind = read.classes, read.image_shape, "classes"
         names = read.class_names
         counts = [0 if part is None else len(part) for part in (train_set, validation)]
+    learned = train_set[0] if isinstance(train_set, tuple) else train_set.images
     hasher = make_model(method, bits, classes, image_shape, names, seed, **options)
     place(hasher, device)
     shape = " x ".join(map(str, image_shape))
@@ -153,11 +154,13 @@ def train(
             hasher, train_set, validation, updates=updates, batch_size=batch_size, seed=seed,
             learning_rate=learning_rate, shift=shift, flip=flip, folder=model, resume=resume,
         )  # fmt: skip
-    except KeyboardInterrupt:
-        _report_interrupt(checkpoint, model)
-    finally:
+    except (KeyboardInterrupt, FloatingPointError) as error:
         if (model / CONFIG_FILE).is_file():
-            keep_learned(model, train_set[0] if isinstance(train_set, tuple) else train_set.images)
+            keep_learned(model, learned)
+        if isinstance(error, KeyboardInterrupt):
+            _report_interrupt(checkpoint, model)
+        raise
+    keep_learned(model, learned)
     _report(history, model, f"{updates:,} updates")
 
 

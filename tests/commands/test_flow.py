@@ -58,6 +58,16 @@ def test_queries_that_were_trained_on_are_told_of(work, run, tmp_path):
     )
 
 
+def test_a_refused_resume_leaves_the_fingerprints(work, run, tmp_path, make_images, options):
+    shutil.copytree(work / "model", tmp_path / "model")
+    other = make_images(tmp_path / "other", 12, seed=1)
+    done = run("train", other, "--model", tmp_path / "model", "--bits", 12, "--updates", 4,
+               "--batch-size", 12, "--resume", *options)  # fmt: skip
+    assert "made with other images or labels" in done.error
+    kept, before = ((f / "model" / "learned.npy").read_bytes() for f in (tmp_path, work))
+    assert kept == before
+
+
 def test_queries_that_find_themselves_are_told_of(work, run, tmp_path):
     encoded = EncodedSet.load(work / "codes.npz")
     rows = np.arange(9)
