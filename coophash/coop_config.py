@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,7 +165,7 @@ class CoopHashConfig:
     gradient_clip: float = 5.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "image_shape", tuple(int(n) for n in self.image_shape))
+        object.__setattr__(self, "image_shape", shape_of(self.image_shape))
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             kinds = _KINDS.get(str(field.type), ())
@@ -256,6 +257,16 @@ class CoopHashConfig:
         longest = max(height, width)
         side = min(self.generator_size or 32, longest)
         return channels, *(max(8, round(s * side / longest)) for s in (height, width))  # type: ignore[return-value]
+
+
+def shape_of(value: Any) -> tuple[int, ...]:
+    """image_shape as a tuple of int; TypeError unless it is three whole numbers."""
+    try:
+        return tuple(operator.index(side) for side in value)
+    except TypeError:
+        raise TypeError(
+            f"image_shape must be three integers (C, H, W), got {value!r}: e.g. (3, 32, 32)"
+        ) from None
 
 
 def check_backbone(config: Any) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from coophash import losses
 from coophash.backbone import make_base
-from coophash.coop_config import check_backbone, check_range, later
+from coophash.coop_config import check_backbone, check_range, later, shape_of
 from coophash.hasher import ImageHasher, check_class_names, check_options, seeded_weights
 
 # Options of each method and their defaults, by the number of bits.
@@ -91,7 +91,7 @@ class SupervisedHashConfig:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
-        object.__setattr__(self, "image_shape", tuple(int(n) for n in self.image_shape))
+        object.__setattr__(self, "image_shape", shape_of(self.image_shape))
         for name in ("bits", "classes", "base_channels", "features"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):

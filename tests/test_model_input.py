@@ -141,3 +141,14 @@ def test_recovery_is_asked_of_models_that_can():
         evaluation.evaluate_recovery(baseline, data, data)
     with pytest.raises(TypeError, match=r"kinds must be several names, got the text 'occlusion'"):
         evaluation.evaluate_corruptions(baseline, data, data, kinds="occlusion")
+
+
+@pytest.mark.parametrize("shape", [8, None, (1, 12.0, 12), "112"])
+def test_an_image_shape_is_three_integers(shape):
+    for make in (
+        lambda: ch.CoopHash(8, 3, shape),
+        lambda: ch.SupervisedHash("csq", 8, 3, shape),
+    ):
+        with pytest.raises(TypeError, match=r"image_shape must be three integers \(C, H, W\), got"):
+            make()
+    assert ch.CoopHash(8, 3, np.array([1, 12, 12])).config.image_shape == (1, 12, 12)
