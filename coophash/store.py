@@ -9,7 +9,8 @@ An index is a folder: `manifest.json` and immutable segment files. A segment is
 The manifest has the settings, the sizes and a CRC-32 of each file, and one of itself. Saving
 writes new files and syncs them, then puts the new manifest in place in one rename; files of the old
 one are deleted last. Killed at any moment, the folder opens as what it was before or as the new
-index.
+index. A save holds a lock on the file `index.lock`, which is there as long, and another to the same
+folder waits for it. Opening needs no lock.
 
 Opening checks headers and sizes at once. Checksums are checked where a file is read as a whole; a
 file that is mapped is not read as a whole.
@@ -17,11 +18,14 @@ file that is mapped is not read as a whole.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -32,15 +36,23 @@ from coophash import _faiss_file
 from coophash._rows import Rows
 from coophash.codes import check_bits, check_codes, width_of
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     from coophash.search import HammingIndex
 
 MANIFEST = "manifest.json"
+LOCK = "index.lock"
 FORMAT = "coophash-index"
 VERSION = 1
 
 _CHUNK_BYTES = 64 << 20
 _FILE = re.compile(r"(?:segment|removed)-(\d{6,})\.(?:faiss|ids)")
+_TEMPORARY = re.compile(re.escape(MANIFEST) + r"\.(?:\d+\.)?tmp")
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 __all__ = ["open_index", "read_faiss", "save_index", "write_faiss"]
 
@@ -92,6 +104,8 @@ def write_faiss(path: str | os.PathLike[str], rows: Rows) -> None:
 def save_index(path: str | os.PathLike[str], bits: int, method: str, rows: Rows) -> None:
     """Write rows to the folder `path` as one segment, and its manifest last.
 
+    A save of another process or thread to the same folder is waited for.
+
     Raises:
         FileExistsError: path is a file, or a folder with something else in it.
     """
@@ -101,7 +115,34 @@ def save_index(path: str | os.PathLike[str], bits: int, method: str, rows: Rows)
     if folder.is_dir() and any(folder.iterdir()) and not _is_ours(folder):
         raise FileExistsError(f"{folder} holds something that is no index: give a new folder")
     folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        try:
+            manifest = {
+                "format": FORMAT,
+                "version": VERSION,
+                "bits": bits,
+                "width": rows.width,
+                "method": method,
+                "next_id": rows.next_id,
+                **_write_rows(folder, rows),
+            }
+            manifest["crc32"] = _manifest_crc(manifest)
+            temporary = folder / f"{MANIFEST}.{os.getpid()}.tmp"
+            with temporary.open("w", encoding="utf-8") as file:
+                json.dump(manifest, file, indent=1)
+                file.write("\n")
+                _sync(file)
+            temporary.replace(folder / MANIFEST)
+            _sync_folder(folder)
+        except BaseException:
+            with contextlib.suppress(OSError, ValueError):  # the first error is the one to tell
+                _drop_others(folder)
+            raise
+        _drop_others(folder)
 
+
+def _write_rows(folder: Path, rows: Rows) -> dict[str, Any]:
+    """Write the segment and the removed ids, and return what the manifest says of them."""
     numbers = [int(m[1]) for f in folder.iterdir() if (m := _FILE.fullmatch(f.name))]
     stem = f"{max(numbers, default=0) + 1:06d}"
     ids = rows.ids
@@ -124,29 +165,7 @@ def save_index(path: str | os.PathLike[str], bits: int, method: str, rows: Rows)
     removed = None
     if gone.size:
         removed = _write(folder / f"removed-{stem}.ids", b"", [gone.astype("<i8")])
-
-    manifest = {
-        "format": FORMAT,
-        "version": VERSION,
-        "bits": bits,
-        "width": rows.width,
-        "method": method,
-        "next_id": rows.next_id,
-        "segments": segments,
-        "removed": removed,
-    }
-    manifest["crc32"] = _manifest_crc(manifest)
-    temporary = folder / (MANIFEST + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=1)
-        file.write("\n")
-        _sync(file)
-    temporary.replace(folder / MANIFEST)
-    _sync_folder(folder)
-    kept = {entry["file"] for entry in _entries(manifest)}
-    for old in folder.iterdir():
-        if _FILE.fullmatch(old.name) and old.name not in kept:
-            old.unlink()
+    return {"segments": segments, "removed": removed}
 
 
 def open_index(path: str | os.PathLike[str], mmap: bool) -> tuple[int, str, Rows]:
@@ -249,7 +268,56 @@ def _is_ours(folder: Path) -> bool:
     if (folder / MANIFEST).is_file():
         _read_manifest(folder / MANIFEST)  # never write over another program's manifest
         return True
-    return all(_FILE.fullmatch(f.name) or f.name == MANIFEST + ".tmp" for f in folder.iterdir())
+    return all(
+        f.name == LOCK or _FILE.fullmatch(f.name) or _TEMPORARY.fullmatch(f.name)
+        for f in folder.iterdir()
+    )
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other savers from the folder, which the system does for as long as this one lives."""
+    if fcntl is None:
+        yield
+        return
+    file = _lock(folder / LOCK)
+    try:
+        yield
+    finally:
+        # gone before it is free: whoever waits for it sees that and makes a new one
+        (folder / LOCK).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)  # a process forked meanwhile holds it no longer
+        file.close()
+
+
+def _lock(path: Path) -> BinaryIO:
+    """The file `path`, made if need be, once no one else holds a lock on it."""
+    while True:
+        file = path.open("ab")
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno in _NO_LOCKS:  # some network file systems: saved without one
+                    return file
+                raise
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # its holder took it away
+
+
+def _drop_others(folder: Path) -> None:
+    """Delete the files of an index that the manifest does not name. Only under the lock."""
+    file = folder / MANIFEST
+    kept = {entry["file"] for entry in _entries(_read_manifest(file))} if file.is_file() else set()
+    for old in folder.iterdir():
+        if (_FILE.fullmatch(old.name) and old.name not in kept) or _TEMPORARY.fullmatch(old.name):
+            old.unlink()
 
 
 def _write(file: Path, head: bytes, parts: Iterable[NDArray[Any]]) -> dict[str, Any]:

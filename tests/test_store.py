@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +125,78 @@ def test_a_save_that_breaks_off_leaves_the_old_index(tmp_path, monkeypatch, fail
             assert_same_index(opened, old)
     filled(seed=3).save(tmp_path / "index")
     assert len(list((tmp_path / "index").iterdir())) == 2
+
+
+def test_a_save_that_breaks_off_leaves_no_new_files(tmp_path, monkeypatch):
+    filled(seed=1).save(tmp_path / "index")
+    before = {f.name: f.read_bytes() for f in (tmp_path / "index").iterdir()}
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    for folder in ("index", "new"):
+        with pytest.raises(OSError, match="no space left"):
+            filled(seed=2).save(tmp_path / folder)
+    assert before == {f.name: f.read_bytes() for f in (tmp_path / "index").iterdir()}
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def save_often(folder, seed, barrier):
+    barrier.wait(60)
+    for _ in range(10):
+        filled(rows=5000, seed=seed).save(folder)
+
+
+def test_processes_that_save_to_one_folder_take_turns(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(2)
+    savers = [
+        context.Process(target=save_often, args=(tmp_path / "index", seed, barrier))
+        for seed in (1, 2)
+    ]
+    for saver in savers:
+        saver.start()
+    for saver in savers:
+        saver.join(100)
+    assert [saver.exitcode for saver in savers] == [0, 0]
+    assert len(list((tmp_path / "index").iterdir())) == 2
+    opened = ch.HammingIndex.open(tmp_path / "index", mmap=False)
+    codes = opened.get(opened.ids)
+    assert any((codes == (x := filled(rows=5000, seed=s)).get(x.ids)).all() for s in (1, 2))
+
+
+def test_a_second_save_waits_for_the_first(tmp_path, monkeypatch):
+    filled(seed=1).save(tmp_path / "index")
+    real, ended = store._write, threading.Event()
+
+    def save():
+        filled(seed=3).save(tmp_path / "index")
+        ended.set()
+
+    second = threading.Thread(target=save)
+
+    def write(*arguments):
+        entry = real(*arguments)
+        if not second.ident:
+            second.start()
+            assert not ended.wait(0.3)  # it would take the file for one of an older index
+        return entry
+
+    monkeypatch.setattr(store, "_write", write)
+    filled(seed=2).save(tmp_path / "index")
+    second.join(60)
+    assert ended.is_set()
+    assert_same_index(ch.HammingIndex.open(tmp_path / "index", mmap=False), filled(seed=3))
+    assert len(list((tmp_path / "index").iterdir())) == 2
+
+
+def test_what_a_killed_save_leaves_is_no_hindrance(tmp_path):
+    for name in ("index.lock", "manifest.json.123.tmp", "segment-000007.faiss"):
+        (tmp_path / name).write_text("")
+    filled().save(tmp_path)
+    assert_same_index(ch.HammingIndex.open(tmp_path, mmap=False), filled())
+    assert {f.name for f in tmp_path.iterdir()} == {"manifest.json", "segment-000008.faiss"}
 
 
 def test_an_index_takes_no_folder_of_others(tmp_path):
