@@ -268,6 +268,7 @@ class HammingIndex:
 
         Raises:
             FileExistsError: path is a file, or a folder with something else in it.
+            ValueError: a file that this index is mapped from is damaged; the message names it.
         """
         from coophash import store
 
@@ -306,6 +307,9 @@ class HammingIndex:
 
         It is an IndexBinaryFlat if ids are 0, 1, 2 and so on, else an IndexBinaryIDMap of one.
         Codes are padded with zero bits to whole bytes, as faiss wants them.
+
+        Raises:
+            ValueError: a file that this index is mapped from is damaged; the message names it.
         """
         from coophash import store
 

@@ -17,6 +17,20 @@ MAX_ID = (1 << 63) - 2
 Span = tuple[NDArray[np.uint8], NDArray[np.int64] | None, int, NDArray[np.uint64] | None]
 
 
+class Source(NamedTuple):
+    """The file that an array is mapped from, and was not checked against.
+
+    Attributes:
+        file: its name, for messages.
+        head: what stands before the array.
+        crc32: of head and array.
+    """
+
+    file: str
+    head: bytes
+    crc32: int
+
+
 class Run(NamedTuple):
     """Rows that lie together in memory.
 
@@ -28,6 +42,7 @@ class Run(NamedTuple):
         alive: uint64 (ceil(length / 64),), bit r % 64 of word r // 64 is set if row r was not
             removed; None if no row was.
         frozen: whether codes and ids belong to someone else (a file) and must not be written to.
+        codes_from, ids_from: the files that codes and ids are mapped from; None for memory.
     """
 
     codes: NDArray[np.uint8]
@@ -36,6 +51,8 @@ class Run(NamedTuple):
     length: int
     alive: NDArray[np.uint64] | None
     frozen: bool
+    codes_from: Source | None = None
+    ids_from: Source | None = None
 
     def all_ids(self) -> NDArray[np.int64]:
         """The ids of all rows, removed ones among them."""
@@ -138,6 +155,8 @@ class Rows:
         first_id: int,
         last_id: int,
         increasing: bool,
+        codes_from: Source | None = None,
+        ids_from: Source | None = None,
     ) -> None:
         """Add a run of rows that is used where it lies, such as a mapped file.
 
@@ -147,8 +166,11 @@ class Rows:
             first_id: the id of the first row.
             last_id: the largest id.
             increasing: whether ids grow from row to row.
+            codes_from, ids_from: see `Run`.
         """
-        self.runs.append(Run(codes, ids, first_id, codes.shape[0], None, True))
+        self.runs.append(
+            Run(codes, ids, first_id, codes.shape[0], None, True, codes_from, ids_from)
+        )
         self.increasing = self.increasing and increasing and first_id >= self.next_id
         self.next_id = max(self.next_id, last_id + 1)
         self._sorted = None

@@ -12,8 +12,8 @@ one are deleted last. Killed at any moment, the folder opens as what it was befo
 index. A save holds a lock on the file `index.lock`, which is there as long, and another to the same
 folder waits for it. Opening needs no lock.
 
-Opening checks headers and sizes at once. Checksums are checked where a file is read as a whole; a
-file that is mapped is not read as a whole.
+Opening checks headers and sizes at once. Checksums are checked where a file is read as a whole: by
+opening it, unless it is mapped, and where an index with mapped files is saved or written.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coophash import _faiss_file
-from coophash._rows import Rows
+from coophash._rows import Rows, Source
 from coophash.codes import check_bits, check_codes, width_of
 
 try:
@@ -83,22 +83,29 @@ def read_faiss(path: str | os.PathLike[str]) -> HammingIndex:
 
 
 def write_faiss(path: str | os.PathLike[str], rows: Rows) -> None:
-    """Write rows as an IndexBinaryFlat, or an IndexBinaryIDMap where ids are not 0, 1, 2 ..."""
+    """Write rows as an IndexBinaryFlat, or an IndexBinaryIDMap where ids are not 0, 1, 2 ...
+
+    Raises:
+        ValueError: a file that rows are mapped from is damaged; the message names it.
+    """
     target = Path(path)
-    ids = rows.ids
+    ids = _checked_ids(rows)
     plain = bool((ids == np.arange(ids.size)).all())
-    temporary = target.with_name(target.name + ".tmp")
-    with temporary.open("wb") as file:
-        if not plain:
-            file.write(_faiss_file.id_map_header(rows.width, ids.size))
-        file.write(_faiss_file.flat_header(rows.width, ids.size))
-        for part in _code_chunks(rows):
-            part.tofile(file)
-        if not plain:
-            file.write(_faiss_file.ids_header(ids.size))
-            ids.astype("<i8", copy=False).tofile(file)
-        _sync(file)
-    temporary.replace(target)
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            if not plain:
+                file.write(_faiss_file.id_map_header(rows.width, ids.size))
+            file.write(_faiss_file.flat_header(rows.width, ids.size))
+            for part in _code_chunks(rows):
+                part.tofile(file)
+            if not plain:
+                file.write(_faiss_file.ids_header(ids.size))
+                ids.astype("<i8", copy=False).tofile(file)
+            _sync(file)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def save_index(path: str | os.PathLike[str], bits: int, method: str, rows: Rows) -> None:
@@ -108,6 +115,7 @@ def save_index(path: str | os.PathLike[str], bits: int, method: str, rows: Rows)
 
     Raises:
         FileExistsError: path is a file, or a folder with something else in it.
+        ValueError: a file that rows are mapped from is damaged; the message names it.
     """
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
@@ -145,7 +153,7 @@ def _write_rows(folder: Path, rows: Rows) -> dict[str, Any]:
     """Write the segment and the removed ids, and return what the manifest says of them."""
     numbers = [int(m[1]) for f in folder.iterdir() if (m := _FILE.fullmatch(f.name))]
     stem = f"{max(numbers, default=0) + 1:06d}"
-    ids = rows.ids
+    ids = _checked_ids(rows)
     segments = []
     if ids.size:
         codes = f"segment-{stem}.faiss"
@@ -207,17 +215,27 @@ def _attach(rows: Rows, folder: Path, segment: dict[str, Any], bits: int, mmap: 
             f"{file} is damaged: it has {layout.rows} codes of {layout.width} bytes, the manifest "
             f"says {segment['rows']} of {rows.width}"
         )
+    codes_from = ids_from = ids = None
     if mmap:
-        shape = (layout.rows, layout.width)
-        codes = np.asarray(np.memmap(file, np.uint8, "r", layout.codes_offset, shape))
+        data = np.asarray(np.memmap(file, np.uint8, "r"))
+        codes = data[layout.codes_offset :].reshape(layout.rows, layout.width)
+        head = data[: layout.codes_offset].tobytes()
+        codes_from = Source(str(file), head, segment["codes"]["crc32"])
     else:
         _check_crc(file, segment["codes"])
         codes = check_codes(_faiss_file.read_codes(file, layout), str(file), bits)
-    ids = None
     if segment["ids"] is not None:
         ids = _read_ids(folder, segment["ids"], layout.rows, mmap)
+        if mmap:
+            ids_from = Source(str(folder / segment["ids"]["file"]), b"", segment["ids"]["crc32"])
     rows.attach(
-        codes, ids, segment["first_id"], segment["last_id"], increasing=segment["increasing"]
+        codes,
+        ids,
+        segment["first_id"],
+        segment["last_id"],
+        segment["increasing"],
+        codes_from,
+        ids_from,
     )
 
 
@@ -356,14 +374,35 @@ def _check_crc(file: Path, entry: dict[str, Any]) -> None:
 
 
 def _code_chunks(rows: Rows) -> Iterator[NDArray[np.uint8]]:
-    """The codes of all rows there are, in order, a chunk at a time."""
+    """The codes of all rows there are, in order, a chunk at a time.
+
+    Raises:
+        ValueError: behind the last chunk of a mapped file, if that is damaged.
+    """
     step = max(64, _CHUNK_BYTES // rows.width)
     for run in rows.runs:
         alive = None if run.alive is None else run.alive_mask()
+        crc = zlib.crc32(run.codes_from.head) if run.codes_from else 0
         for start in range(0, run.length, step):
             end = min(run.length, start + step)
             part = run.codes[start:end]
+            if run.codes_from:
+                crc = zlib.crc32(part, crc)
             yield part if alive is None else part[alive[start:end]]
+        _compare_crc(run.codes_from, crc)
+
+
+def _checked_ids(rows: Rows) -> NDArray[np.int64]:
+    """The ids of all rows there are, once those in mapped files are found to be sound."""
+    for run in rows.runs:
+        if run.ids_from and run.ids is not None:
+            _compare_crc(run.ids_from, zlib.crc32(run.ids, zlib.crc32(run.ids_from.head)))
+    return rows.ids
+
+
+def _compare_crc(source: Source | None, crc: int) -> None:
+    if source and crc != source.crc32:
+        raise ValueError(f"{source.file} is damaged: its checksum is wrong")
 
 
 def _sync(file: BinaryIO | Any) -> None:

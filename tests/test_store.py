@@ -255,6 +255,35 @@ def test_any_flipped_bit_is_found_by_a_full_read(tmp_path, name):
     ch.HammingIndex.open(tmp_path / "index", mmap=False)
 
 
+@pytest.mark.parametrize("name", ["segment-000001.faiss", "segment-000001.ids"])
+def test_a_damaged_index_that_is_mapped_is_not_saved(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(store, "_CHUNK_BYTES", 512)
+    damaged_index(tmp_path / "index")
+    file = tmp_path / "index" / name
+    good = file.read_bytes()
+    for place in (33, len(good) // 2, len(good) - 1):
+        bad = bytearray(good)
+        bad[place] ^= 4
+        file.write_bytes(bad)
+        opened = ch.HammingIndex.open(tmp_path / "index")
+        opened.remove([5])  # rows that are left out are read all the same
+        opened.add(queries())
+        before = {f.name: f.read_bytes() for f in (tmp_path / "index").iterdir()}
+        for folder in ("index", "copy"):
+            with pytest.raises(ValueError, match=rf"index/{name} is damaged: its checksum"):
+                opened.save(tmp_path / folder)
+        with pytest.raises(ValueError, match=rf"index/{name} is damaged: its checksum"):
+            opened.write_faiss(tmp_path / "file")
+        assert before == {f.name: f.read_bytes() for f in (tmp_path / "index").iterdir()}
+        assert list((tmp_path / "copy").iterdir()) == []
+        assert not list(tmp_path.glob("file*"))
+    file.write_bytes(good)
+    opened = ch.HammingIndex.open(tmp_path / "index")
+    opened.save(tmp_path / "index")
+    opened.save(tmp_path / "copy")  # what it was read from is no longer there by name
+    assert_same_index(opened, ch.HammingIndex.open(tmp_path / "copy", mmap=False))
+
+
 @pytest.mark.parametrize("mmap", [True, False])
 @pytest.mark.parametrize("name", ["segment-000001.faiss", "segment-000001.ids", "manifest.json"])
 def test_a_wrong_length_is_found_at_once(tmp_path, name, mmap):
