@@ -10,7 +10,8 @@ The manifest has the settings, the sizes and a CRC-32 of each file, and one of i
 writes new files and syncs them, then puts the new manifest in place in one rename; files of the old
 one are deleted last. Killed at any moment, the folder opens as what it was before or as the new
 index. A save holds a lock on the file `index.lock`, which is there as long, and another to the same
-folder waits for it. Opening needs no lock.
+folder waits for it. Opening needs no lock: where a file is gone since the manifest was read, it
+begins again with the new one.
 
 Opening checks headers and sizes at once. Checksums are checked where a file is read as a whole: by
 opening it, unless it is mapped, and where an index with mapped files is saved or written.
@@ -50,6 +51,7 @@ FORMAT = "coophash-index"
 VERSION = 1
 
 _CHUNK_BYTES = 64 << 20
+_TRIES = 100  # to open a folder that is saved to meanwhile
 _FILE = re.compile(r"(?:segment|removed)-(\d{6,})\.(?:faiss|ids)")
 _TEMPORARY = re.compile(re.escape(MANIFEST) + r"\.(?:\d+\.)?tmp")
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
@@ -151,8 +153,11 @@ def save_index(path: str | os.PathLike[str], bits: int, method: str, rows: Rows)
 
 def _write_rows(folder: Path, rows: Rows) -> dict[str, Any]:
     """Write the segment and the removed ids, and return what the manifest says of them."""
+    # No name is used again, not even after an empty index: a reader may have an old manifest.
+    last = _read_manifest(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
     numbers = [int(m[1]) for f in folder.iterdir() if (m := _FILE.fullmatch(f.name))]
-    stem = f"{max(numbers, default=0) + 1:06d}"
+    number = max([int(last.get("number", 0)), *numbers]) + 1
+    stem = f"{number:06d}"
     ids = _checked_ids(rows)
     segments = []
     if ids.size:
@@ -173,7 +178,7 @@ def _write_rows(folder: Path, rows: Rows) -> dict[str, Any]:
     removed = None
     if gone.size:
         removed = _write(folder / f"removed-{stem}.ids", b"", [gone.astype("<i8")])
-    return {"segments": segments, "removed": removed}
+    return {"number": number, "segments": segments, "removed": removed}
 
 
 def open_index(path: str | os.PathLike[str], mmap: bool) -> tuple[int, str, Rows]:
@@ -191,6 +196,21 @@ def open_index(path: str | os.PathLike[str], mmap: bool) -> tuple[int, str, Rows
     if not file.is_file():
         raise FileNotFoundError(f"{folder} is no index: it has no {MANIFEST}")
     manifest = _read_manifest(file)
+    for _ in range(_TRIES):
+        try:
+            return _open(folder, manifest, mmap)
+        except (FileNotFoundError, ValueError):
+            found, manifest = manifest, _read_manifest(file)
+            if manifest == found:
+                raise
+    raise FileNotFoundError(
+        f"{folder} could not be opened, other processes saved it {_TRIES} times meanwhile: try "
+        "again, or save less often"
+    )
+
+
+def _open(folder: Path, manifest: dict[str, Any], mmap: bool) -> tuple[int, str, Rows]:
+    """Read what the manifest names. Files are gone, or others, if someone has saved since."""
     try:
         bits = check_bits(manifest["bits"])
         method, width, next_id = str(manifest["method"]), manifest["width"], manifest["next_id"]
@@ -203,7 +223,8 @@ def open_index(path: str | os.PathLike[str], mmap: bool) -> tuple[int, str, Rows
         if manifest["removed"] is not None:
             rows.retired = np.array(_read_ids(folder, manifest["removed"], None, False))
     except (KeyError, TypeError) as error:  # the checksum was right, so someone wrote it so
-        raise ValueError(f"{file} is damaged: {type(error).__name__}: {error}") from None
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{folder / MANIFEST} is damaged: {reason}") from None
     return bits, method, rows
 
 

@@ -226,6 +226,48 @@ def test_missing_folders_and_files(tmp_path):
         ch.HammingIndex.open(tmp_path / "index")
 
 
+@pytest.mark.parametrize("mmap", [True, False])
+def test_opening_goes_on_with_the_new_manifest_if_another_process_saves(
+    tmp_path, monkeypatch, mmap
+):
+    folder = tmp_path / "index"
+    filled(seed=0).save(folder)
+    read, seeds = store._read_manifest, iter(range(1, 4))
+
+    def saved_since(file):
+        manifest = read(file)
+        seed = next(seeds, None)
+        if seed is not None:
+            with monkeypatch.context() as patch:
+                patch.setattr(store, "_read_manifest", read)
+                ch.HammingIndex(60).save(folder)  # no file at all, and no number begins again
+                filled(seed=seed).save(folder)
+        return manifest
+
+    monkeypatch.setattr(store, "_read_manifest", saved_since)
+    assert_same_index(ch.HammingIndex.open(folder, mmap=mmap), filled(seed=3))
+
+    monkeypatch.setattr(store, "_TRIES", 3)
+    seeds = iter(range(100))
+    with pytest.raises(FileNotFoundError, match="other processes saved it 3 times"):
+        ch.HammingIndex.open(folder, mmap=mmap)
+
+
+def test_an_index_opens_while_another_process_saves(tmp_path):
+    filled(rows=5000, seed=1).save(tmp_path / "index")
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(2)
+    saver = context.Process(target=save_often, args=(tmp_path / "index", 1, barrier))
+    saver.start()
+    barrier.wait(60)
+    opened = 0
+    while saver.is_alive():
+        assert len(ch.HammingIndex.open(tmp_path / "index", mmap=bool(opened % 2))) == 5000
+        opened += 1
+    saver.join(60)
+    assert saver.exitcode == 0 and opened
+
+
 def damaged_index(folder: Path) -> ch.HammingIndex:
     index = filled(rows=50)
     index.add(queries(), ids=[900, 800, 700, 600, 500, 400, 300])
