@@ -2,11 +2,13 @@
 
 A run is either as it was read from disk and never changes, or the last one, which grows. Removing
 marks rows; the marks are the bitset that the scan skips by. Arrays given to a search are never
-written to afterwards where the search reads them, so searches need no lock.
+written to afterwards where the search reads them, so searches need no lock; nor does who reads a
+`snapshot`.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,6 +111,12 @@ class Rows:
 
     def __len__(self) -> int:
         return sum(run.length for run in self.runs) - self.removed
+
+    def snapshot(self) -> Rows:
+        """These rows as they are now, to be read only: they share memory with what comes later."""
+        same = copy.copy(self)
+        same.runs, same.moved = self.runs.copy(), self.moved.copy()
+        return same
 
     @property
     def ids(self) -> NDArray[np.int64]:

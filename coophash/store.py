@@ -408,7 +408,7 @@ def _code_chunks(rows: Rows) -> Iterator[NDArray[np.uint8]]:
             end = min(run.length, start + step)
             part = run.codes[start:end]
             if run.codes_from:
-                crc = zlib.crc32(part, crc)
+                crc = zlib.crc32(part.data, crc)
             yield part if alive is None else part[alive[start:end]]
         _compare_crc(run.codes_from, crc)
 
@@ -417,7 +417,7 @@ def _checked_ids(rows: Rows) -> NDArray[np.int64]:
     """The ids of all rows there are, once those in mapped files are found to be sound."""
     for run in rows.runs:
         if run.ids_from and run.ids is not None:
-            _compare_crc(run.ids_from, zlib.crc32(run.ids, zlib.crc32(run.ids_from.head)))
+            _compare_crc(run.ids_from, zlib.crc32(run.ids.data, zlib.crc32(run.ids_from.head)))
     return rows.ids
 
 

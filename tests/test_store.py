@@ -191,6 +191,46 @@ def test_a_second_save_waits_for_the_first(tmp_path, monkeypatch):
     assert len(list((tmp_path / "index").iterdir())) == 2
 
 
+@pytest.mark.parametrize("way", ["save", "write_faiss"])
+def test_an_index_is_searched_and_changed_while_it_is_saved(tmp_path, monkeypatch, way):
+    index, other = filled(), filled()
+    for each in (index, other):
+        each.remove([3])  # its last run has marks, and room to grow in place
+        each.add(queries())
+    chunks, held, go = store._code_chunks, threading.Event(), threading.Event()
+
+    def slow(rows):
+        held.set()
+        assert go.wait(60)
+        yield from chunks(rows)
+
+    monkeypatch.setattr(store, "_code_chunks", slow)
+    saver = threading.Thread(target=getattr(index, way), args=(tmp_path / "saved",))
+    saver.start()
+    try:
+        assert held.wait(60)
+
+        def use():
+            index.search(queries(), 3)
+            index.add(queries())
+            index.remove([0, 4, 500])
+            index.add(queries(), ids=[9000, 8000, 7000, 6000, 5000, 4000, 3000])
+            index.remove(index.ids[: len(index) * 2 // 3])  # rows are dropped for good
+            index.add(np.zeros((1000, index.width), np.uint8))
+
+        user = threading.Thread(target=use, daemon=True)
+        user.start()
+        user.join(30)
+        assert not user.is_alive() and saver.is_alive()
+    finally:
+        go.set()
+        saver.join(60)
+    read = ch.read_faiss if way == "write_faiss" else ch.HammingIndex.open
+    saved = read(tmp_path / "saved")
+    np.testing.assert_array_equal(saved.ids, other.ids)  # as it was when saving began
+    np.testing.assert_array_equal(saved.get(saved.ids), other.get(other.ids))
+
+
 def test_what_a_killed_save_leaves_is_no_hindrance(tmp_path):
     for name in ("index.lock", "manifest.json.123.tmp", "segment-000007.faiss"):
         (tmp_path / name).write_text("")
