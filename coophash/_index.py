@@ -32,7 +32,8 @@ class HammingIndex:
     """Codes of one length with ids, searched exactly.
 
     Searches may run at once in several Python threads, and beside one that adds or removes: a
-    search sees the index as it was when it began. The GIL is released while the codes are scanned.
+    search sees the index as it was when it began, and so does a save. The GIL is released while the
+    codes are scanned.
 
     **When to use "mih".** For codes of 32 to some 128 bits, from about 100,000 of them on, where
     neighbours are near: learned codes, or any if there are millions and k is small. It is many
@@ -80,6 +81,7 @@ class HammingIndex:
         self._tables = MultiIndex(self._bits, self._rows.width) if method == "mih" else None
         self._on_device = None if number is None else DeviceRows(number, self._rows.width)
         self._lock = threading.RLock()
+        self._saving = threading.Lock()  # taken before the other
 
     @property
     def bits(self) -> int:
@@ -268,11 +270,12 @@ class HammingIndex:
 
         Raises:
             FileExistsError: path is a file, or a folder with something else in it.
+            ValueError: a file that this index is mapped from is damaged; the message names it.
         """
         from coophash import store
 
-        with self._lock:
-            store.save_index(path, self._bits, self._method, self._rows)
+        with self._saving:
+            store.save_index(path, self._bits, self._method, self._rows_now())
 
     @classmethod
     def open(
@@ -306,11 +309,18 @@ class HammingIndex:
 
         It is an IndexBinaryFlat if ids are 0, 1, 2 and so on, else an IndexBinaryIDMap of one.
         Codes are padded with zero bits to whole bytes, as faiss wants them.
+
+        Raises:
+            ValueError: a file that this index is mapped from is damaged; the message names it.
         """
         from coophash import store
 
+        with self._saving:
+            store.write_faiss(path, self._rows_now())
+
+    def _rows_now(self) -> Rows:
         with self._lock:
-            store.write_faiss(path, self._rows)
+            return self._rows.snapshot()
 
     def _queries(self, queries: Any) -> tuple[NDArray[np.uint8], Any]:
         array, restore = as_numpy(queries, "queries")

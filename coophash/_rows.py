@@ -2,11 +2,13 @@
 
 A run is either as it was read from disk and never changes, or the last one, which grows. Removing
 marks rows; the marks are the bitset that the scan skips by. Arrays given to a search are never
-written to afterwards where the search reads them, so searches need no lock.
+written to afterwards where the search reads them, so searches need no lock; nor does who reads a
+`snapshot`.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +17,20 @@ from numpy.typing import NDArray
 MAX_ID = (1 << 63) - 2
 
 Span = tuple[NDArray[np.uint8], NDArray[np.int64] | None, int, NDArray[np.uint64] | None]
+
+
+class Source(NamedTuple):
+    """The file that an array is mapped from, and was not checked against.
+
+    Attributes:
+        file: its name, for messages.
+        head: what stands before the array.
+        crc32: of head and array.
+    """
+
+    file: str
+    head: bytes
+    crc32: int
 
 
 class Run(NamedTuple):
@@ -28,6 +44,7 @@ class Run(NamedTuple):
         alive: uint64 (ceil(length / 64),), bit r % 64 of word r // 64 is set if row r was not
             removed; None if no row was.
         frozen: whether codes and ids belong to someone else (a file) and must not be written to.
+        codes_from, ids_from: the files that codes and ids are mapped from; None for memory.
     """
 
     codes: NDArray[np.uint8]
@@ -36,6 +53,8 @@ class Run(NamedTuple):
     length: int
     alive: NDArray[np.uint64] | None
     frozen: bool
+    codes_from: Source | None = None
+    ids_from: Source | None = None
 
     def all_ids(self) -> NDArray[np.int64]:
         """The ids of all rows, removed ones among them."""
@@ -93,6 +112,12 @@ class Rows:
     def __len__(self) -> int:
         return sum(run.length for run in self.runs) - self.removed
 
+    def snapshot(self) -> Rows:
+        """These rows as they are now, to be read only: they share memory with what comes later."""
+        same = copy.copy(self)
+        same.runs, same.moved = self.runs.copy(), self.moved.copy()
+        return same
+
     @property
     def ids(self) -> NDArray[np.int64]:
         """The ids of the rows there are, int64 (len,), in order of arrival."""
@@ -138,6 +163,8 @@ class Rows:
         first_id: int,
         last_id: int,
         increasing: bool,
+        codes_from: Source | None = None,
+        ids_from: Source | None = None,
     ) -> None:
         """Add a run of rows that is used where it lies, such as a mapped file.
 
@@ -147,8 +174,11 @@ class Rows:
             first_id: the id of the first row.
             last_id: the largest id.
             increasing: whether ids grow from row to row.
+            codes_from, ids_from: see `Run`.
         """
-        self.runs.append(Run(codes, ids, first_id, codes.shape[0], None, True))
+        self.runs.append(
+            Run(codes, ids, first_id, codes.shape[0], None, True, codes_from, ids_from)
+        )
         self.increasing = self.increasing and increasing and first_id >= self.next_id
         self.next_id = max(self.next_id, last_id + 1)
         self._sorted = None

@@ -25,7 +25,7 @@ from typing import Any
 from coophash import _cuda, _native
 from coophash._arguments import admit_range, check_k, check_radius, pair, span
 from coophash._index import HammingIndex
-from coophash._labels import check_relevance
+from coophash._labels import Labels, check_relevance
 from coophash._memory import check_memory
 from coophash.codes import as_numpy, check_bits
 
@@ -177,6 +177,7 @@ def hamming_histogram(
             alone is returned, not a tuple.
 
     Raises:
+        MemoryError: the result is more than there is memory for; the message says how much.
         TypeError, ValueError: an argument is not what is expected; the message says how to mend it.
     """
     if bits is not None:
@@ -187,17 +188,26 @@ def hamming_histogram(
         counted = asked.codes.shape[0]
         given = None if relevance is None else check_relevance(relevance, target.rows, counted)
         bins = (bits or 8 * target.width) + 1
+        if asked.to_host is not None:
+            _check_histograms(counted, bins, given)
         total, relevant = _cuda.histogram(target, asked, bins, given)
         return total if given is None else (total, relevant)
     rows, codes, restore = pair("database", database, "queries", queries, bits)
     labels = None if relevance is None else check_relevance(relevance, len(rows), len(codes))
+    bins = (bits or 8 * rows.shape[1]) + 1
+    _check_histograms(len(codes), bins, labels)
     counts = _native.library().histogram(
         [span(rows, allow)],
         rows.shape[1],
         codes,
-        (bits or 8 * rows.shape[1]) + 1,
+        bins,
         *((None, None, 2) if labels is None else labels.native()),
         _native.check_threads(threads),
         _native.isa(),
     )
     return restore(counts) if labels is None else (restore(counts[0]), restore(counts[1]))
+
+
+def _check_histograms(queries: int, bins: int, labels: Labels | None) -> None:
+    what = f"histograms of {bins:,} distances for each of {queries:,} queries"
+    check_memory(8 * queries * bins * (1 if labels is None else labels.grades), what)

@@ -9,19 +9,24 @@ An index is a folder: `manifest.json` and immutable segment files. A segment is
 The manifest has the settings, the sizes and a CRC-32 of each file, and one of itself. Saving
 writes new files and syncs them, then puts the new manifest in place in one rename; files of the old
 one are deleted last. Killed at any moment, the folder opens as what it was before or as the new
-index.
+index. A save holds a lock on the file `index.lock`, which is there as long, and another to the same
+folder waits for it. Opening needs no lock: where a file is gone since the manifest was read, it
+begins again with the new one.
 
-Opening checks headers and sizes at once. Checksums are checked where a file is read as a whole; a
-file that is mapped is not read as a whole.
+Opening checks headers and sizes at once. Checksums are checked where a file is read as a whole: by
+opening it, unless it is mapped, and where an index with mapped files is saved or written.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -29,18 +34,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coophash import _faiss_file
-from coophash._rows import Rows
+from coophash._rows import Rows, Source
 from coophash.codes import check_bits, check_codes, width_of
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from coophash.search import HammingIndex
 
 MANIFEST = "manifest.json"
+LOCK = "index.lock"
 FORMAT = "coophash-index"
 VERSION = 1
 
 _CHUNK_BYTES = 64 << 20
+_TRIES = 100  # to open a folder that is saved to meanwhile
 _FILE = re.compile(r"(?:segment|removed)-(\d{6,})\.(?:faiss|ids)")
+_TEMPORARY = re.compile(re.escape(MANIFEST) + r"\.(?:\d+\.)?tmp")
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 __all__ = ["open_index", "read_faiss", "save_index", "write_faiss"]
 
@@ -71,29 +85,39 @@ def read_faiss(path: str | os.PathLike[str]) -> HammingIndex:
 
 
 def write_faiss(path: str | os.PathLike[str], rows: Rows) -> None:
-    """Write rows as an IndexBinaryFlat, or an IndexBinaryIDMap where ids are not 0, 1, 2 ..."""
+    """Write rows as an IndexBinaryFlat, or an IndexBinaryIDMap where ids are not 0, 1, 2 ...
+
+    Raises:
+        ValueError: a file that rows are mapped from is damaged; the message names it.
+    """
     target = Path(path)
-    ids = rows.ids
+    ids = _checked_ids(rows)
     plain = bool((ids == np.arange(ids.size)).all())
-    temporary = target.with_name(target.name + ".tmp")
-    with temporary.open("wb") as file:
-        if not plain:
-            file.write(_faiss_file.id_map_header(rows.width, ids.size))
-        file.write(_faiss_file.flat_header(rows.width, ids.size))
-        for part in _code_chunks(rows):
-            part.tofile(file)
-        if not plain:
-            file.write(_faiss_file.ids_header(ids.size))
-            ids.astype("<i8", copy=False).tofile(file)
-        _sync(file)
-    temporary.replace(target)
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            if not plain:
+                file.write(_faiss_file.id_map_header(rows.width, ids.size))
+            file.write(_faiss_file.flat_header(rows.width, ids.size))
+            for part in _code_chunks(rows):
+                part.tofile(file)
+            if not plain:
+                file.write(_faiss_file.ids_header(ids.size))
+                ids.astype("<i8", copy=False).tofile(file)
+            _sync(file)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def save_index(path: str | os.PathLike[str], bits: int, method: str, rows: Rows) -> None:
     """Write rows to the folder `path` as one segment, and its manifest last.
 
+    A save of another process or thread to the same folder is waited for.
+
     Raises:
         FileExistsError: path is a file, or a folder with something else in it.
+        ValueError: a file that rows are mapped from is damaged; the message names it.
     """
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
@@ -101,10 +125,40 @@ def save_index(path: str | os.PathLike[str], bits: int, method: str, rows: Rows)
     if folder.is_dir() and any(folder.iterdir()) and not _is_ours(folder):
         raise FileExistsError(f"{folder} holds something that is no index: give a new folder")
     folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        try:
+            manifest = {
+                "format": FORMAT,
+                "version": VERSION,
+                "bits": bits,
+                "width": rows.width,
+                "method": method,
+                "next_id": rows.next_id,
+                **_write_rows(folder, rows),
+            }
+            manifest["crc32"] = _manifest_crc(manifest)
+            temporary = folder / f"{MANIFEST}.{os.getpid()}.tmp"
+            with temporary.open("w", encoding="utf-8") as file:
+                json.dump(manifest, file, indent=1)
+                file.write("\n")
+                _sync(file)
+            temporary.replace(folder / MANIFEST)
+            _sync_folder(folder)
+        except BaseException:
+            with contextlib.suppress(OSError, ValueError):  # the first error is the one to tell
+                _drop_others(folder)
+            raise
+        _drop_others(folder)
 
+
+def _write_rows(folder: Path, rows: Rows) -> dict[str, Any]:
+    """Write the segment and the removed ids, and return what the manifest says of them."""
+    # No name is used again, not even after an empty index: a reader may have an old manifest.
+    last = _read_manifest(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
     numbers = [int(m[1]) for f in folder.iterdir() if (m := _FILE.fullmatch(f.name))]
-    stem = f"{max(numbers, default=0) + 1:06d}"
-    ids = rows.ids
+    number = max([int(last.get("number", 0)), *numbers]) + 1
+    stem = f"{number:06d}"
+    ids = _checked_ids(rows)
     segments = []
     if ids.size:
         codes = f"segment-{stem}.faiss"
@@ -124,29 +178,7 @@ def save_index(path: str | os.PathLike[str], bits: int, method: str, rows: Rows)
     removed = None
     if gone.size:
         removed = _write(folder / f"removed-{stem}.ids", b"", [gone.astype("<i8")])
-
-    manifest = {
-        "format": FORMAT,
-        "version": VERSION,
-        "bits": bits,
-        "width": rows.width,
-        "method": method,
-        "next_id": rows.next_id,
-        "segments": segments,
-        "removed": removed,
-    }
-    manifest["crc32"] = _manifest_crc(manifest)
-    temporary = folder / (MANIFEST + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=1)
-        file.write("\n")
-        _sync(file)
-    temporary.replace(folder / MANIFEST)
-    _sync_folder(folder)
-    kept = {entry["file"] for entry in _entries(manifest)}
-    for old in folder.iterdir():
-        if _FILE.fullmatch(old.name) and old.name not in kept:
-            old.unlink()
+    return {"number": number, "segments": segments, "removed": removed}
 
 
 def open_index(path: str | os.PathLike[str], mmap: bool) -> tuple[int, str, Rows]:
@@ -164,6 +196,21 @@ def open_index(path: str | os.PathLike[str], mmap: bool) -> tuple[int, str, Rows
     if not file.is_file():
         raise FileNotFoundError(f"{folder} is no index: it has no {MANIFEST}")
     manifest = _read_manifest(file)
+    for _ in range(_TRIES):
+        try:
+            return _open(folder, manifest, mmap)
+        except (FileNotFoundError, ValueError):
+            found, manifest = manifest, _read_manifest(file)
+            if manifest == found:
+                raise
+    raise FileNotFoundError(
+        f"{folder} could not be opened, other processes saved it {_TRIES} times meanwhile: try "
+        "again, or save less often"
+    )
+
+
+def _open(folder: Path, manifest: dict[str, Any], mmap: bool) -> tuple[int, str, Rows]:
+    """Read what the manifest names. Files are gone, or others, if someone has saved since."""
     try:
         bits = check_bits(manifest["bits"])
         method, width, next_id = str(manifest["method"]), manifest["width"], manifest["next_id"]
@@ -176,7 +223,8 @@ def open_index(path: str | os.PathLike[str], mmap: bool) -> tuple[int, str, Rows
         if manifest["removed"] is not None:
             rows.retired = np.array(_read_ids(folder, manifest["removed"], None, False))
     except (KeyError, TypeError) as error:  # the checksum was right, so someone wrote it so
-        raise ValueError(f"{file} is damaged: {type(error).__name__}: {error}") from None
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{folder / MANIFEST} is damaged: {reason}") from None
     return bits, method, rows
 
 
@@ -188,17 +236,27 @@ def _attach(rows: Rows, folder: Path, segment: dict[str, Any], bits: int, mmap: 
             f"{file} is damaged: it has {layout.rows} codes of {layout.width} bytes, the manifest "
             f"says {segment['rows']} of {rows.width}"
         )
+    codes_from = ids_from = ids = None
     if mmap:
-        shape = (layout.rows, layout.width)
-        codes = np.asarray(np.memmap(file, np.uint8, "r", layout.codes_offset, shape))
+        data = np.asarray(np.memmap(file, np.uint8, "r"))
+        codes = data[layout.codes_offset :].reshape(layout.rows, layout.width)
+        head = data[: layout.codes_offset].tobytes()
+        codes_from = Source(str(file), head, segment["codes"]["crc32"])
     else:
         _check_crc(file, segment["codes"])
         codes = check_codes(_faiss_file.read_codes(file, layout), str(file), bits)
-    ids = None
     if segment["ids"] is not None:
         ids = _read_ids(folder, segment["ids"], layout.rows, mmap)
+        if mmap:
+            ids_from = Source(str(folder / segment["ids"]["file"]), b"", segment["ids"]["crc32"])
     rows.attach(
-        codes, ids, segment["first_id"], segment["last_id"], increasing=segment["increasing"]
+        codes,
+        ids,
+        segment["first_id"],
+        segment["last_id"],
+        segment["increasing"],
+        codes_from,
+        ids_from,
     )
 
 
@@ -249,7 +307,56 @@ def _is_ours(folder: Path) -> bool:
     if (folder / MANIFEST).is_file():
         _read_manifest(folder / MANIFEST)  # never write over another program's manifest
         return True
-    return all(_FILE.fullmatch(f.name) or f.name == MANIFEST + ".tmp" for f in folder.iterdir())
+    return all(
+        f.name == LOCK or _FILE.fullmatch(f.name) or _TEMPORARY.fullmatch(f.name)
+        for f in folder.iterdir()
+    )
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other savers from the folder, which the system does for as long as this one lives."""
+    if fcntl is None:
+        yield
+        return
+    file = _lock(folder / LOCK)
+    try:
+        yield
+    finally:
+        # gone before it is free: whoever waits for it sees that and makes a new one
+        (folder / LOCK).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)  # a process forked meanwhile holds it no longer
+        file.close()
+
+
+def _lock(path: Path) -> BinaryIO:
+    """The file `path`, made if need be, once no one else holds a lock on it."""
+    while True:
+        file = path.open("ab")
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno in _NO_LOCKS:  # some network file systems: saved without one
+                    return file
+                raise
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # its holder took it away
+
+
+def _drop_others(folder: Path) -> None:
+    """Delete the files of an index that the manifest does not name. Only under the lock."""
+    file = folder / MANIFEST
+    kept = {entry["file"] for entry in _entries(_read_manifest(file))} if file.is_file() else set()
+    for old in folder.iterdir():
+        if (_FILE.fullmatch(old.name) and old.name not in kept) or _TEMPORARY.fullmatch(old.name):
+            old.unlink()
 
 
 def _write(file: Path, head: bytes, parts: Iterable[NDArray[Any]]) -> dict[str, Any]:
@@ -288,14 +395,35 @@ def _check_crc(file: Path, entry: dict[str, Any]) -> None:
 
 
 def _code_chunks(rows: Rows) -> Iterator[NDArray[np.uint8]]:
-    """The codes of all rows there are, in order, a chunk at a time."""
+    """The codes of all rows there are, in order, a chunk at a time.
+
+    Raises:
+        ValueError: behind the last chunk of a mapped file, if that is damaged.
+    """
     step = max(64, _CHUNK_BYTES // rows.width)
     for run in rows.runs:
         alive = None if run.alive is None else run.alive_mask()
+        crc = zlib.crc32(run.codes_from.head) if run.codes_from else 0
         for start in range(0, run.length, step):
             end = min(run.length, start + step)
             part = run.codes[start:end]
+            if run.codes_from:
+                crc = zlib.crc32(part.data, crc)
             yield part if alive is None else part[alive[start:end]]
+        _compare_crc(run.codes_from, crc)
+
+
+def _checked_ids(rows: Rows) -> NDArray[np.int64]:
+    """The ids of all rows there are, once those in mapped files are found to be sound."""
+    for run in rows.runs:
+        if run.ids_from and run.ids is not None:
+            _compare_crc(run.ids_from, zlib.crc32(run.ids.data, zlib.crc32(run.ids_from.head)))
+    return rows.ids
+
+
+def _compare_crc(source: Source | None, crc: int) -> None:
+    if source and crc != source.crc32:
+        raise ValueError(f"{source.file} is damaged: its checksum is wrong")
 
 
 def _sync(file: BinaryIO | Any) -> None:

@@ -151,6 +151,17 @@ def test_every_number_of_substrings_without_a_way_out(bits, substrings):
         assert stats["flat"] == 0 or stats["flat"] < stats["queries"] / 8
 
 
+@pytest.mark.parametrize("rows", [0, 100, 3000])
+@pytest.mark.parametrize("scale", [0.0, 1.0, math.inf])
+def test_no_queries_as_with_flat(rows, scale):
+    flat, index = pair(64, substrings=4, scale=scale)
+    for each in (flat, index):
+        each.add(np.zeros((rows, 8), np.uint8))
+    none = np.empty((0, 8), np.uint8)
+    assert_equal(index.range_search(none, 2), flat.range_search(none, 2))
+    assert_equal(index.search(none, 2), flat.search(none, 2))
+
+
 def test_half_the_bits_covered_still_finds_everything():
     """Two substrings of at most 11 bits in codes of 64: most of the bits are in no table."""
     rng = np.random.default_rng(0)

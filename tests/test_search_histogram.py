@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import coophash as ch
-from coophash import _native
+from coophash import _memory, _native
 from coophash.search import hamming_histogram
 
 ISAS = [name for name, missing in _native.build_info()["isas"].items() if not missing]
@@ -146,6 +146,20 @@ def test_what_comes_in_comes_out():
     one_hot = torch.nn.functional.one_hot(torch.tensor(labels)).float()
     again = hamming_histogram(codes, codes, relevance=(one_hot, one_hot))
     np.testing.assert_array_equal(again, [x.numpy() for x in found])
+
+
+def test_counts_that_do_not_fit_into_memory_are_refused(monkeypatch):
+    codes, labels = np.zeros((4000, 8), np.uint8), np.zeros(4000, int)
+    monkeypatch.setattr(_memory, "available_memory", lambda: 3_000_000)
+    assert hamming_histogram(codes[:1], codes).shape == (4000, 65)  # 2.1 MB
+    with pytest.raises(MemoryError) as error:
+        hamming_histogram(codes[:1], codes, relevance=(labels[:1], labels))
+    assert str(error.value) == (
+        "histograms of 65 distances for each of 4,000 queries take 4.2 MB and this machine has "
+        "3.0 MB free: ask for less, or for a part of the queries at a time"
+    )
+    with pytest.raises(MemoryError, match="histograms of 65 distances for each of 8,000 queries"):
+        hamming_histogram(codes[:1], np.concatenate([codes, codes]))
 
 
 CODES = np.zeros((4, 8), np.uint8)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +127,118 @@ def test_a_save_that_breaks_off_leaves_the_old_index(tmp_path, monkeypatch, fail
     assert len(list((tmp_path / "index").iterdir())) == 2
 
 
+def test_a_save_that_breaks_off_leaves_no_new_files(tmp_path, monkeypatch):
+    filled(seed=1).save(tmp_path / "index")
+    before = {f.name: f.read_bytes() for f in (tmp_path / "index").iterdir()}
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    for folder in ("index", "new"):
+        with pytest.raises(OSError, match="no space left"):
+            filled(seed=2).save(tmp_path / folder)
+    assert before == {f.name: f.read_bytes() for f in (tmp_path / "index").iterdir()}
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def save_often(folder, seed, barrier):
+    barrier.wait(60)
+    for _ in range(10):
+        filled(rows=5000, seed=seed).save(folder)
+
+
+def test_processes_that_save_to_one_folder_take_turns(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(2)
+    savers = [
+        context.Process(target=save_often, args=(tmp_path / "index", seed, barrier))
+        for seed in (1, 2)
+    ]
+    for saver in savers:
+        saver.start()
+    for saver in savers:
+        saver.join(100)
+    assert [saver.exitcode for saver in savers] == [0, 0]
+    assert len(list((tmp_path / "index").iterdir())) == 2
+    opened = ch.HammingIndex.open(tmp_path / "index", mmap=False)
+    codes = opened.get(opened.ids)
+    assert any((codes == (x := filled(rows=5000, seed=s)).get(x.ids)).all() for s in (1, 2))
+
+
+def test_a_second_save_waits_for_the_first(tmp_path, monkeypatch):
+    filled(seed=1).save(tmp_path / "index")
+    real, ended = store._write, threading.Event()
+
+    def save():
+        filled(seed=3).save(tmp_path / "index")
+        ended.set()
+
+    second = threading.Thread(target=save)
+
+    def write(*arguments):
+        entry = real(*arguments)
+        if not second.ident:
+            second.start()
+            assert not ended.wait(0.3)  # it would take the file for one of an older index
+        return entry
+
+    monkeypatch.setattr(store, "_write", write)
+    filled(seed=2).save(tmp_path / "index")
+    second.join(60)
+    assert ended.is_set()
+    assert_same_index(ch.HammingIndex.open(tmp_path / "index", mmap=False), filled(seed=3))
+    assert len(list((tmp_path / "index").iterdir())) == 2
+
+
+@pytest.mark.parametrize("way", ["save", "write_faiss"])
+def test_an_index_is_searched_and_changed_while_it_is_saved(tmp_path, monkeypatch, way):
+    index, other = filled(), filled()
+    for each in (index, other):
+        each.remove([3])  # its last run has marks, and room to grow in place
+        each.add(queries())
+    chunks, held, go = store._code_chunks, threading.Event(), threading.Event()
+
+    def slow(rows):
+        held.set()
+        assert go.wait(60)
+        yield from chunks(rows)
+
+    monkeypatch.setattr(store, "_code_chunks", slow)
+    saver = threading.Thread(target=getattr(index, way), args=(tmp_path / "saved",))
+    saver.start()
+    try:
+        assert held.wait(60)
+
+        def use():
+            index.search(queries(), 3)
+            index.add(queries())
+            index.remove([0, 4, 500])
+            index.add(queries(), ids=[9000, 8000, 7000, 6000, 5000, 4000, 3000])
+            index.remove(index.ids[: len(index) * 2 // 3])  # rows are dropped for good
+            index.add(np.zeros((1000, index.width), np.uint8))
+
+        user = threading.Thread(target=use, daemon=True)
+        user.start()
+        user.join(30)
+        assert not user.is_alive() and saver.is_alive()
+    finally:
+        go.set()
+        saver.join(60)
+    read = ch.read_faiss if way == "write_faiss" else ch.HammingIndex.open
+    saved = read(tmp_path / "saved")
+    np.testing.assert_array_equal(saved.ids, other.ids)  # as it was when saving began
+    np.testing.assert_array_equal(saved.get(saved.ids), other.get(other.ids))
+
+
+def test_what_a_killed_save_leaves_is_no_hindrance(tmp_path):
+    for name in ("index.lock", "manifest.json.123.tmp", "segment-000007.faiss"):
+        (tmp_path / name).write_text("")
+    filled().save(tmp_path)
+    assert_same_index(ch.HammingIndex.open(tmp_path, mmap=False), filled())
+    assert {f.name for f in tmp_path.iterdir()} == {"manifest.json", "segment-000008.faiss"}
+
+
 def test_an_index_takes_no_folder_of_others(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(FileExistsError, match="is a file"):
@@ -150,6 +264,48 @@ def test_missing_folders_and_files(tmp_path):
     next((tmp_path / "index").glob("*.faiss")).unlink()
     with pytest.raises(FileNotFoundError, match=r"segment-000001\.faiss is missing"):
         ch.HammingIndex.open(tmp_path / "index")
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+def test_opening_goes_on_with_the_new_manifest_if_another_process_saves(
+    tmp_path, monkeypatch, mmap
+):
+    folder = tmp_path / "index"
+    filled(seed=0).save(folder)
+    read, seeds = store._read_manifest, iter(range(1, 4))
+
+    def saved_since(file):
+        manifest = read(file)
+        seed = next(seeds, None)
+        if seed is not None:
+            with monkeypatch.context() as patch:
+                patch.setattr(store, "_read_manifest", read)
+                ch.HammingIndex(60).save(folder)  # no file at all, and no number begins again
+                filled(seed=seed).save(folder)
+        return manifest
+
+    monkeypatch.setattr(store, "_read_manifest", saved_since)
+    assert_same_index(ch.HammingIndex.open(folder, mmap=mmap), filled(seed=3))
+
+    monkeypatch.setattr(store, "_TRIES", 3)
+    seeds = iter(range(100))
+    with pytest.raises(FileNotFoundError, match="other processes saved it 3 times"):
+        ch.HammingIndex.open(folder, mmap=mmap)
+
+
+def test_an_index_opens_while_another_process_saves(tmp_path):
+    filled(rows=5000, seed=1).save(tmp_path / "index")
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(2)
+    saver = context.Process(target=save_often, args=(tmp_path / "index", 1, barrier))
+    saver.start()
+    barrier.wait(60)
+    opened = 0
+    while saver.is_alive():
+        assert len(ch.HammingIndex.open(tmp_path / "index", mmap=bool(opened % 2))) == 5000
+        opened += 1
+    saver.join(60)
+    assert saver.exitcode == 0 and opened
 
 
 def damaged_index(folder: Path) -> ch.HammingIndex:
@@ -179,6 +335,35 @@ def test_any_flipped_bit_is_found_by_a_full_read(tmp_path, name):
             assert name == "manifest.json" and json.loads(bad) == json.loads(good)
     file.write_bytes(good)
     ch.HammingIndex.open(tmp_path / "index", mmap=False)
+
+
+@pytest.mark.parametrize("name", ["segment-000001.faiss", "segment-000001.ids"])
+def test_a_damaged_index_that_is_mapped_is_not_saved(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(store, "_CHUNK_BYTES", 512)
+    damaged_index(tmp_path / "index")
+    file = tmp_path / "index" / name
+    good = file.read_bytes()
+    for place in (33, len(good) // 2, len(good) - 1):
+        bad = bytearray(good)
+        bad[place] ^= 4
+        file.write_bytes(bad)
+        opened = ch.HammingIndex.open(tmp_path / "index")
+        opened.remove([5])  # rows that are left out are read all the same
+        opened.add(queries())
+        before = {f.name: f.read_bytes() for f in (tmp_path / "index").iterdir()}
+        for folder in ("index", "copy"):
+            with pytest.raises(ValueError, match=rf"index/{name} is damaged: its checksum"):
+                opened.save(tmp_path / folder)
+        with pytest.raises(ValueError, match=rf"index/{name} is damaged: its checksum"):
+            opened.write_faiss(tmp_path / "file")
+        assert before == {f.name: f.read_bytes() for f in (tmp_path / "index").iterdir()}
+        assert list((tmp_path / "copy").iterdir()) == []
+        assert not list(tmp_path.glob("file*"))
+    file.write_bytes(good)
+    opened = ch.HammingIndex.open(tmp_path / "index")
+    opened.save(tmp_path / "index")
+    opened.save(tmp_path / "copy")  # what it was read from is no longer there by name
+    assert_same_index(opened, ch.HammingIndex.open(tmp_path / "copy", mmap=False))
 
 
 @pytest.mark.parametrize("mmap", [True, False])

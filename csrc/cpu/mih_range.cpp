@@ -99,6 +99,7 @@ const std::vector<int64_t>& MultiRangeSearch::limits() const { return state_->li
 
 void MultiRangeSearch::fill(int32_t* distances, int64_t* ids) {
   State& s = *state_;
+  if (s.found.empty()) return;                        // no queries
   if (s.flat.chosen.size() + 1 == s.limits.size()) {  // all queries: no need to copy
     s.flat.search->fill(distances, ids);
     return;
