@@ -73,7 +73,7 @@ def test_a_chain_that_breaks_names_the_step_size():
     def falling(x, labels):
         return -x.square().square().flatten(1).sum(1)
 
-    model.revise = lambda x, labels, *_: ch.langevin(falling, x, labels, steps=50, step_size=9.0)
+    model._revise = lambda x, labels, *_: ch.langevin(falling, x, labels, steps=50, step_size=9.0)
     with pytest.raises(FloatingPointError, match=r"in update 1: .* Lower langevin_step_size"):
         fit(model)
 

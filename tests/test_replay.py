@@ -66,8 +66,8 @@ def test_the_second_update_goes_on_where_the_first_stopped():
     pair, seen = model.contrastive_pair(labels).positive, []
     model.replay_filled.fill_(True)
     memory = model.replay.clone()
-    revise = model.revise
-    model.revise = lambda start, *rest: (seen.append(start), revise(start, *rest))[1]
+    revise = model._revise
+    model._revise = lambda start, *rest: (seen.append(start), revise(start, *rest))[1]
     model._chain(pair, labels, source(), 0, 1)
     flat = memory.flatten(0, 1).flatten(1)
     for image in seen[0].flatten(1):

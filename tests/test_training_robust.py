@@ -56,8 +56,10 @@ def interrupt_in(monkeypatch, name, update):
     return lambda: monkeypatch.setattr(training._Run, name, real)
 
 
-@pytest.mark.parametrize("stop_at", [4, 8, 12])
-@pytest.mark.parametrize("where", ["codes", "signs", "record", "choose"])
+@pytest.mark.parametrize(
+    "where, stop_at",
+    [("codes", 4), ("codes", 12), ("signs", 8), ("record", 12), ("choose", 4), ("choose", 12)],
+)
 def test_what_a_stop_left_out_is_made_up_for(tmp_path, monkeypatch, where, stop_at):
     """Ctrl-C in a validation: the resumed run validates that update, also when it was the last."""
     whole = tiny()
