@@ -32,7 +32,7 @@ def all_weights(model):
         lambda seed: tiny(seed=seed),
         lambda seed: ch.SupervisedHash("csq", 8, 3, (1, 12, 12), base_channels=4, features=16,
                                        seed=seed),
-        lambda seed: ch.UCCH(8, 5, 7, seed=seed),
+        lambda seed: ch.UCCH(8, 5, 7, image_hidden=(24,), text_hidden=(24,), seed=seed),
     ],
     ids=["coophash", "csq", "ucch"],
 )  # fmt: skip
