@@ -1,6 +1,8 @@
 """fit: reproducible, resumable bit for bit, validated, and clear about bad data."""
 
+import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,33 +12,20 @@ import coophash as ch
 from coophash import checkpoints, training
 from coophash.data import ImageSet
 
+_spec = importlib.util.spec_from_file_location(
+    "training_sets", Path(__file__).with_name("training_sets.py")
+)
+sets = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(sets)
+stripes, weights, assert_equal_weights = sets.stripes, sets.weights, sets.assert_equal_weights
+
 SMALL = dict(base_channels=4, features=16, generator_channels=2, latent_dim=5, langevin_steps=2,
              synthetic_from=2)  # fmt: skip
 SMALL_BASE = dict(base_channels=4, features=16)
 
 
-def stripes(count=24, seed=0, name="stripes"):
-    """Three classes that differ in where a bright bar stands."""
-    source = np.random.default_rng(seed)
-    labels = np.arange(count) % 3
-    images = source.integers(0, 60, (count, 1, 12, 12), np.uint8)
-    for row, label in enumerate(labels):
-        images[row, 0, :, 4 * label : 4 * label + 4] += 150
-    return ImageSet(images, labels.astype(np.int64), ("left", "middle", "right"), name)
-
-
 def tiny(**options):
     return ch.CoopHash(8, 3, (1, 12, 12), **{**SMALL, **options})
-
-
-def weights(model):
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def assert_equal_weights(one, other):
-    assert one.keys() == other.keys()
-    for name in one:
-        assert torch.equal(one[name], other[name]), name
 
 
 def fit(model, data=None, **settings):

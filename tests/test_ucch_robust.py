@@ -1,7 +1,9 @@
 """fit on pairs: what a stop, a divergence or a refusal must not do."""
 
+import importlib.util
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,37 +13,21 @@ import coophash as ch
 from coophash import ucch_training
 from coophash.data import PairSet
 
+_spec = importlib.util.spec_from_file_location(
+    "training_sets", Path(__file__).with_name("training_sets.py")
+)
+sets = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(sets)
+pairs, weights, assert_equal_weights = sets.pairs, sets.weights, sets.assert_equal_weights
+
 OPTIONS = {
     "image_hidden": (24,), "text_hidden": (24,), "negatives": 64, "batch_size": 32, "epochs": 4,
     "learning_rate": 3e-3, "standardize": True,
 }  # fmt: skip
 
 
-def pairs(count, seed, labels=True):
-    """Four topics seen through two random maps."""
-    random, maps = np.random.default_rng(seed), np.random.default_rng(9)
-    centres, to_image, to_text = (maps.normal(size=s) for s in ((4, 6), (6, 10), (6, 8)))
-    topics = random.integers(4, size=count)
-    inner = centres[topics] + 0.3 * random.normal(size=(count, 6))
-    return PairSet(
-        inner @ to_image + 0.1 * random.normal(size=(count, 10)),
-        np.tanh(inner @ to_text) + 0.1 * random.normal(size=(count, 8)),
-        topics if labels else None,
-    )
-
-
 def model(**options):
     return ch.UCCH(16, 10, 8, **{**OPTIONS, **options})
-
-
-def weights(net):
-    return {name: value.clone() for name, value in net.state_dict().items()}
-
-
-def assert_equal_weights(one, other):
-    assert one.keys() == other.keys()
-    for name in one:
-        assert torch.equal(one[name], other[name]), name
 
 
 def fit(net, data=None, **settings):

@@ -1,8 +1,10 @@
 """Training UCCH: that it learns, repeats itself, resumes, and validates on pairs held out."""
 
+import importlib.util
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,24 +16,17 @@ from coophash.checkpoints import read_tensors
 from coophash.data import PairSet
 from coophash.ucch_training import direction_maps
 
+_spec = importlib.util.spec_from_file_location(
+    "training_sets", Path(__file__).with_name("training_sets.py")
+)
+sets = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(sets)
+pairs = sets.pairs
+
 OPTIONS = {
     "image_hidden": (24,), "text_hidden": (24,), "negatives": 64, "batch_size": 32, "epochs": 6,
     "learning_rate": 3e-3, "standardize": True,
 }  # fmt: skip
-
-
-def pairs(count, seed, labels=True):
-    """Four topics seen through two random maps."""
-    random = np.random.default_rng(seed)
-    maps = np.random.default_rng(9)
-    centres, to_image, to_text = (maps.normal(size=s) for s in ((4, 6), (6, 10), (6, 8)))
-    topics = random.integers(4, size=count)
-    inner = centres[topics] + 0.3 * random.normal(size=(count, 6))
-    return PairSet(
-        inner @ to_image + 0.1 * random.normal(size=(count, 10)),
-        np.tanh(inner @ to_text) + 0.1 * random.normal(size=(count, 8)),
-        topics if labels else None,
-    )
 
 
 def model(**options):
